@@ -1,0 +1,60 @@
+#pragma once
+/// What to capture, as a value: the worker computes it from the configuration, the supervisor
+/// turns it into rules (capture/rules.h). Everything in it is checked again by check(): the
+/// supervisor does not trust the worker.
+
+#include <cstdint>
+#include <meshnode/address.h>
+#include <meshnode/result.h>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+namespace meshnode::capture {
+
+struct ByUser {
+  std::uint32_t uid = 0;
+  bool operator==(const ByUser&) const = default;
+};
+struct ByCgroup {
+  std::string path;  ///< below the cgroup2 mount, no leading slash
+  bool operator==(const ByCgroup&) const = default;
+};
+
+struct Enrolled {
+  std::string name;  ///< "namespace/name", for comments and status
+  std::uint16_t slot = 0;
+  std::variant<ByUser, ByCgroup> owner;
+  std::vector<std::uint16_t> ports;  ///< declared inbound
+  bool operator==(const Enrolled&) const = default;
+};
+
+struct Spec {
+  std::vector<Enrolled> workloads;
+  bool capture_loopback = true;
+  bool preserve_source = true;
+  bool operator==(const Spec&) const = default;
+};
+
+inline constexpr std::uint16_t kOutboundPort = 15001;
+inline constexpr std::uint16_t kInboundPort = 15006;
+inline constexpr std::uint16_t kTunnelPort = 15008;
+inline constexpr std::uint32_t kOwnMark = 0x539;
+inline constexpr std::uint32_t kReplyMark = 0x111;
+inline constexpr std::uint32_t kMarkMask = 0xfff;
+
+/// 127.15.<slot/256>.<slot%256>, and the same in our IPv6 ULA prefix.
+IpAddress capture_address(Family family, std::uint16_t slot);
+/// The slot that a capture address names; an error for any other address.
+Result<std::uint16_t> slot_of(const IpAddress& address);
+
+/// Bounds: 1,024 workloads, 64 ports each, unique slots 1 to 65,000, names and paths of printable
+/// characters only, no ".." in a path, no port of ours.
+Status check(const Spec& spec);
+
+/// JSON, for the channel between worker and supervisor; decode() checks.
+std::string encode(const Spec& spec);
+Result<Spec> decode(std::string_view text);
+
+}  // namespace meshnode::capture

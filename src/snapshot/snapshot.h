@@ -1,0 +1,100 @@
+#pragma once
+/// What the proxy sees: immutable, swapped whole, shared by all loops as
+/// shared_ptr<const Snapshot>. Built by snapshot/build.h off the proxy loops. Thread-safe.
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <meshnode/address.h>
+#include <meshnode/ids.h>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <variant>
+#include <vector>
+#include "tls/credential.h"
+
+namespace meshnode::snapshot {
+
+/// Who one end of a connection is, for labels and the access log. Empty fields are unknown.
+struct Party {
+  std::string workload;   ///< metadata.name
+  std::string ns;         ///< metadata.namespace
+  std::string app;        ///< label app
+  std::string version;    ///< label version
+  std::string canonical_service;   ///< label service.istio.io/canonical-name, else app, else name
+  std::string canonical_revision;  ///< label ...canonical-revision, else version, else "latest"
+  std::string cluster;
+  std::string region;  ///< first part of the locality
+  std::string zone;    ///< second part
+  std::optional<SpiffeId> identity;
+};
+
+/// A workload of this node.
+struct LocalWorkload {
+  WorkloadId id;
+  Party party;
+  SpiffeId identity;
+  /// k of the capture address 127.15.0.k that names this caller (design §6); unique on the node.
+  std::uint16_t slot = 0;
+  /// Null while no usable certificate is at hand; credential_problem says why.
+  std::shared_ptr<const tls::Credential> credential;
+  std::string credential_problem;
+  std::vector<std::uint16_t> ports;  ///< declared, sorted
+  bool is_default = false;           ///< answers a tunnel without SNI
+};
+
+/// One workload's address and port.
+struct Endpoint {
+  SocketAddress address;
+  SpiffeId identity;  ///< what the far end must prove; meaningless unless tunnelled or local
+  enum class Via { kTunnel, kLocal, kPlain } via = Via::kPlain;
+  SocketAddress tunnel;  ///< kTunnel: the far agent's HBONE address
+  std::shared_ptr<const LocalWorkload> local;  ///< kLocal: the callee on this node
+  Party party;
+};
+
+/// A name with ports in front of endpoints.
+struct ServiceRef {
+  std::string hostname;  ///< FQDN: reviews.bookinfo.mesh.internal, or a ServiceEntry's host
+  std::string name;
+  std::string ns;
+};
+
+/// The endpoints behind one dialled address and port. `id` is stable across snapshots for the
+/// same address and port, so that balancers keep their place.
+struct Route {
+  std::uint64_t id = 0;
+  std::optional<ServiceRef> service;
+  std::vector<Endpoint> endpoints;  ///< empty: the service has none now
+};
+
+class Snapshot {
+ public:
+  std::string node_name;
+  std::string trust_domain;
+  std::uint64_t revision = 0;
+  bool preserve_source_address = true;
+  std::vector<std::shared_ptr<const LocalWorkload>> workloads;
+  /// Virtual addresses of services and declared ports of mesh addresses. Anything not here goes
+  /// direct.
+  std::unordered_map<SocketAddress, Route> routes;
+  /// Declared ports of this node's workloads at each of the node's addresses.
+  std::unordered_map<SocketAddress, std::shared_ptr<const LocalWorkload>> inbound;
+  std::unordered_map<std::string, std::shared_ptr<const LocalWorkload>> by_server_name;
+  std::unordered_map<std::uint16_t, std::shared_ptr<const LocalWorkload>> by_slot;
+  std::unordered_map<SpiffeId, Party> parties;      ///< known workloads by identity
+  std::unordered_map<IpAddress, Party> party_by_ip; ///< known workloads by address, where one only
+
+  const Route* route(const SocketAddress& destination) const;
+  std::shared_ptr<const LocalWorkload> caller(std::uint16_t slot) const;
+  /// The workload whose declared endpoint this is. A loopback address stands for the node itself.
+  std::shared_ptr<const LocalWorkload> callee(const SocketAddress& destination) const;
+  /// Which workload's certificate a tunnel asks for (design §4); without a server name the only
+  /// workload or the one marked default.
+  Result<std::shared_ptr<const LocalWorkload>> for_server_name(
+      std::optional<std::string_view> server_name) const;
+};
+
+}  // namespace meshnode::snapshot
