@@ -1,0 +1,51 @@
+#pragma once
+/// One libuv event loop: the Clock and Executor seams for everything that lives on its thread.
+/// Constructed, run and destroyed on one thread; post() alone may be called from others.
+
+#include <meshnode/bytes.h>
+#include <meshnode/clock.h>
+#include <meshnode/executor.h>
+#include <mutex>
+#include <vector>
+
+struct uv_loop_s;
+
+namespace meshnode::io {
+
+class Loop final : public Clock, public Executor {
+ public:
+  Loop();
+  /// Everything on the loop must be gone by now; a leaked handle aborts.
+  ~Loop() override;
+  Loop(const Loop&) = delete;
+  Loop& operator=(const Loop&) = delete;
+
+  /// Until stop(). May be called again.
+  void run();
+  /// Loop thread only; from elsewhere, post() it.
+  void stop();
+
+  Instant now() const override;
+  WallTime wall_now() const override;
+  std::unique_ptr<Timer> timer(std::function<void()> on_fire) override;
+  void post(std::function<void()> task) override;
+  void retire(std::unique_ptr<Retirable> object) override;
+
+  uv_loop_s* raw() const;
+  /// Shared by every stream of this loop; valid until the next read. kReadHeadroom writable bytes
+  /// lie before it.
+  MutableBytes read_scratch();
+
+ private:
+  struct Handles;
+  void run_posted();
+  void reap();
+
+  std::unique_ptr<Handles> handles_;
+  std::mutex mutex_;
+  std::vector<std::function<void()>> posted_;  // guarded by mutex_
+  std::vector<std::unique_ptr<Retirable>> retired_;
+  std::unique_ptr<std::uint8_t[]> scratch_;
+};
+
+}  // namespace meshnode::io
