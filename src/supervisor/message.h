@@ -1,0 +1,83 @@
+#pragma once
+/// What supervisor and worker say to each other, as values, and their JSON form. The supervisor
+/// does not trust the worker: everything decoded from it is checked, and a capture spec only ever
+/// fills the fixed rule templates of the capture room. Thread: values.
+
+#include <meshnode/result.h>
+#include <meshnode/time.h>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+#include "capture/spec.h"
+
+namespace meshnode::supervisor {
+
+/// Descriptors that travel with one message (Linux allows 253, SCM_MAX_FD).
+inline constexpr std::size_t kMaxListeners = 32;
+/// Any text inside a message: names, reasons, errors.
+inline constexpr std::size_t kMaxText = 4096;
+
+/// How often the worker had to be replaced; the new one shows it in status as `worker-restarted`.
+struct WorkerHistory {
+  std::uint64_t restarts = 0;
+  std::string last_reason;  ///< "killed by signal 9 (Killed)", "exited with code 1"
+  WallTime first{};         ///< of the first and last death; milliseconds survive the channel
+  WallTime last{};
+  bool operator==(const WorkerHistory&) const = default;
+};
+
+/// The first message: the listening sockets, one descriptor a name, in this order. The names are
+/// those of capture/listeners.h.
+struct Listeners {
+  std::vector<std::string> names;
+  WorkerHistory history;
+  bool operator==(const Listeners&) const = default;
+};
+/// Read the configuration again (SIGHUP).
+struct Reload {
+  bool operator==(const Reload&) const = default;
+};
+/// Accept nothing new, let what runs end, then say Drained and exit.
+struct Drain {
+  bool operator==(const Drain&) const = default;
+};
+/// What is in the kernel now. Sent after every change of it, and at most once a second.
+struct CaptureReport {
+  bool ok = false;    ///< the rules of the last accepted spec are in force
+  std::string error;  ///< why they are not, with the next step
+  bool v4 = false;    ///< rules exist for the family
+  bool v6 = false;
+  std::uint64_t repaired = 0;        ///< how often rules had gone missing and were put back
+  std::vector<std::string> waiting;  ///< enrolled workloads ("namespace/name") without a rule yet:
+                                     ///< their cgroup does not exist
+  std::map<std::string, std::uint64_t> bypass;  ///< backstop hits, by reason
+  bool operator==(const CaptureReport&) const = default;
+};
+
+/// Connections are being accepted and served.
+struct Ready {
+  bool operator==(const Ready&) const = default;
+};
+/// The rules the configuration asks for; without workloads, all rules are removed.
+struct CaptureRequest {
+  capture::Spec spec;
+  bool operator==(const CaptureRequest&) const = default;
+};
+/// The answer to Drain: nothing is left, the process is about to exit.
+struct Drained {
+  bool operator==(const Drained&) const = default;
+};
+
+using ToWorker = std::variant<Listeners, Reload, Drain, CaptureReport>;
+using ToSupervisor = std::variant<Ready, CaptureRequest, Drained>;
+
+std::string encode(const ToWorker& message);
+std::string encode(const ToSupervisor& message);
+/// kInvalid for anything but one well-formed message within the bounds above.
+Result<ToWorker> decode_to_worker(std::string_view text);
+Result<ToSupervisor> decode_to_supervisor(std::string_view text);
+
+}  // namespace meshnode::supervisor

@@ -1,0 +1,53 @@
+#pragma once
+/// The worker's end of the channel to its supervisor. Lives on one loop, the worker's control loop;
+/// every callback comes on it and none before the constructor has returned.
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "supervisor/message.h"
+
+namespace meshnode::io {
+class Loop;
+}
+
+namespace meshnode::supervisor {
+
+/// The descriptor number under which a worker finds its end of the channel after exec.
+inline constexpr int kChannelDescriptor = 3;
+
+struct WorkerCallbacks {
+  /// Once, before any other. Bound, listening, non-blocking sockets by the names of
+  /// capture/listeners.h (those of an address family the host lacks are missing). They belong to
+  /// the receiver and normally stay open until the process ends.
+  std::function<void(std::map<std::string, int> by_name, WorkerHistory history)> on_listeners;
+  std::function<void()> on_reload;
+  std::function<void()> on_drain;
+  std::function<void(CaptureReport report)> on_capture_report;
+  /// The channel closed or broke; nothing comes after it. There is no point in living on: the
+  /// kernel kills the worker with its supervisor, and a fresh supervisor brings fresh workers.
+  std::function<void(Error why)> on_supervisor_gone;
+};
+
+class WorkerLink {
+ public:
+  /// Takes the descriptor. All callbacks must be set; they may destroy anything but the link.
+  WorkerLink(io::Loop& loop, int channel_fd, WorkerCallbacks callbacks);
+  ~WorkerLink();
+  WorkerLink(const WorkerLink&) = delete;
+  WorkerLink& operator=(const WorkerLink&) = delete;
+
+  /// Once listeners are being served; the supervisor applies no rule before that.
+  void send_ready();
+  /// kInvalid when capture::check() refuses it. Send only when it differs from the last one.
+  Status send_capture(const capture::Spec& spec);
+  void send_drained();
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace meshnode::supervisor
