@@ -45,6 +45,11 @@ class Stream {
   /// Gives the kernel what it takes now and queues a copy of the rest; the caller bounds the
   /// queue by looking at queued().
   virtual void write(std::span<const Bytes> pieces) = 0;
+  /// Like write(), for data as handed to on_data(): it may be overwritten, headroom included.
+  virtual void forward(MutableBytes data) {
+    const Bytes piece = data;
+    write({&piece, 1});
+  }
   virtual std::size_t queued() const = 0;
   /// FIN after everything queued.
   virtual void shutdown() = 0;

@@ -1,0 +1,240 @@
+#include "io/network.h"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "io/handle.h"
+#include "io/stream.h"
+
+namespace meshnode::io {
+namespace {
+
+constexpr int kBacklog = 4096;
+constexpr int kPortAttempts = 64;
+
+void set_option(int fd, int level, int name, int value) {
+  setsockopt(fd, level, name, &value, sizeof value);
+}
+
+/// Captured programs must see their own latency and notice dead peers as they would directly.
+void tune(int fd) {
+  set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+  set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+  set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, 180);
+  set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, 180);
+  set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, 9);
+}
+
+HandlePtr<uv_tcp_t> new_handle(uv_loop_t* loop, void* owner) {
+  return make_handle<uv_tcp_t>([&](uv_tcp_t* h) { uv_tcp_init(loop, h); }, owner);
+}
+
+class UvListener final : public Listener {
+ public:
+  UvListener(Loop& loop, int descriptor, AcceptEvents* events)
+      : loop_(loop), descriptor_(descriptor), events_(events) {}
+
+  Status open() {
+    // libuv closes what it is given; the supervisor's descriptor stays as it is.
+    const int own = fcntl(descriptor_, F_DUPFD_CLOEXEC, 0);
+    if (own < 0) {
+      return fail(uv_error("listener", uv_translate_sys_error(errno)));
+    }
+    handle_ = new_handle(loop_.raw(), this);
+    int status = uv_tcp_open(handle_.get(), own);
+    if (status != 0) {
+      close(own);
+    } else {
+      status = uv_listen(reinterpret_cast<uv_stream_t*>(handle_.get()), kBacklog,
+                         [](uv_stream_t* raw, int result) {
+                           if (auto* self = static_cast<UvListener*>(raw->data);
+                               self != nullptr && result == 0) {
+                             self->accept();
+                           }
+                         });
+    }
+    if (status != 0) {
+      handle_.reset();
+      return fail(uv_error("listener", status));
+    }
+    return {};
+  }
+
+  void pause() override { handle_.reset(); }
+  void resume() override {
+    if (!handle_) {
+      static_cast<void>(open());
+    }
+  }
+
+ private:
+  void accept() {
+    auto client = new_handle(loop_.raw(), nullptr);
+    if (uv_accept(reinterpret_cast<uv_stream_t*>(handle_.get()),
+                  reinterpret_cast<uv_stream_t*>(client.get())) != 0) {
+      return;
+    }
+    uv_os_fd_t fd = -1;
+    uv_fileno(reinterpret_cast<uv_handle_t*>(client.get()), &fd);
+    tune(fd);
+    events_->on_accept(std::make_unique<UvStream>(loop_, std::move(client)));
+  }
+
+  Loop& loop_;
+  int descriptor_;
+  AcceptEvents* events_;
+  HandlePtr<uv_tcp_t> handle_;
+};
+
+class UvDial final : public Dial {
+ public:
+  UvDial(Loop& loop, SourcePorts& ports, std::uint32_t mark, const DialOptions& options,
+         DialEvents* events)
+      : loop_(loop), ports_(ports), mark_(mark), options_(options), events_(events) {
+    timer_ = loop_.timer([this] { finish(UV_ETIMEDOUT); });
+  }
+
+  void start() {
+    const int attempts = options_.transparent ? kPortAttempts : 1;
+    int status = UV_EADDRNOTAVAIL;
+    for (int i = 0; i < attempts; ++i) {
+      status = attempt();
+      if (status != UV_EADDRINUSE && status != UV_EADDRNOTAVAIL) {
+        break;
+      }
+    }
+    if (status == 0) {
+      timer_->start(options_.timeout);
+    } else {
+      early_status_ = status;  // never call back from within dial()
+      timer_->start(Duration::zero());
+      handle_.reset();
+    }
+  }
+
+ private:
+  int attempt() {
+    sockaddr_storage to{};
+    const unsigned to_size = options_.to.to_sockaddr(to);
+    const int fd = socket(to.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0) {
+      return uv_translate_sys_error(errno);
+    }
+    int status = prepare(fd);
+    if (status == 0) {
+      handle_ = new_handle(loop_.raw(), this);
+      status = uv_tcp_open(handle_.get(), fd);
+    }
+    if (status != 0) {
+      close(fd);
+      return status;
+    }
+    static_cast<void>(to_size);
+    request_ = std::make_unique<uv_connect_t>();
+    status = uv_tcp_connect(request_.get(), handle_.get(), reinterpret_cast<const sockaddr*>(&to),
+                            [](uv_connect_t* request, int result) {
+                              const std::unique_ptr<uv_connect_t> done(request);
+                              if (auto* self = static_cast<UvDial*>(request->handle->data)) {
+                                self->request_.release();
+                                self->finish(result);
+                              }
+                            });
+    if (status == 0) {
+      return 0;
+    }
+    request_.reset();
+    handle_.reset();
+    return status;
+  }
+
+  /// Marks and binds; 0 or a libuv status.
+  int prepare(int fd) {
+    tune(fd);
+    if (mark_ != 0 && setsockopt(fd, SOL_SOCKET, SO_MARK, &mark_, sizeof mark_) != 0) {
+      return uv_translate_sys_error(errno);
+    }
+    if (!options_.source) {
+      return 0;
+    }
+    SocketAddress from{*options_.source, 0};
+    if (options_.transparent) {
+      const bool v4 = from.ip.is_v4();
+      const int on = 1;
+      if (setsockopt(fd, v4 ? SOL_IP : SOL_IPV6, v4 ? IP_TRANSPARENT : IPV6_TRANSPARENT, &on,
+                     sizeof on) != 0) {
+        return uv_translate_sys_error(errno);
+      }
+      // A port of a connection in TIME_WAIT to another destination is free for us.
+      set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+      from.port = ports_.next();
+      if (ports_.in_use(from, options_.to)) {
+        return UV_EADDRINUSE;
+      }
+    } else {
+      set_option(fd, SOL_IP, IP_BIND_ADDRESS_NO_PORT, 1);
+    }
+    sockaddr_storage raw{};
+    const unsigned size = from.to_sockaddr(raw);
+    return bind(fd, reinterpret_cast<const sockaddr*>(&raw), size) == 0
+               ? 0
+               : uv_translate_sys_error(errno);
+  }
+
+  void finish(int status) {
+    timer_->stop();
+    if (early_status_ != 0) {
+      status = early_status_;
+    }
+    if (status == 0) {
+      events_->on_connected(std::make_unique<UvStream>(loop_, std::move(handle_)));
+      return;
+    }
+    handle_.reset();
+    events_->on_dial_failed(
+        uv_error(("connect to " + options_.to.text()).c_str(), status));
+  }
+
+  Loop& loop_;
+  SourcePorts& ports_;
+  std::uint32_t mark_;
+  DialOptions options_;
+  DialEvents* events_;
+  std::unique_ptr<Timer> timer_;
+  HandlePtr<uv_tcp_t> handle_;
+  std::unique_ptr<uv_connect_t> request_;  // libuv's until its callback has run
+  int early_status_ = 0;
+
+ public:
+  ~UvDial() override {
+    // The pending request belongs to libuv's callback, which comes, cancelled, after the close.
+    static_cast<void>(request_.release());
+  }
+};
+
+}  // namespace
+
+UvNetwork::UvNetwork(Loop& loop, const NetworkOptions& options)
+    : loop_(loop), options_(options), ports_(options.share, options.shares) {}
+
+UvNetwork::~UvNetwork() = default;
+
+std::unique_ptr<Dial> UvNetwork::dial(const DialOptions& options, DialEvents* events) {
+  auto dial = std::make_unique<UvDial>(loop_, ports_, options_.mark, options, events);
+  dial->start();
+  return dial;
+}
+
+Result<std::unique_ptr<Listener>> UvNetwork::listen(int descriptor, AcceptEvents* events) {
+  auto listener = std::make_unique<UvListener>(loop_, descriptor, events);
+  if (auto opened = listener->open(); !opened) {
+    return fail(opened.error());
+  }
+  return std::unique_ptr<Listener>(std::move(listener));
+}
+
+}  // namespace meshnode::io

@@ -1,0 +1,78 @@
+#include "io/source_port.h"
+
+#include <arpa/inet.h>
+#include <libmnl/libmnl.h>
+#include <linux/inet_diag.h>
+#include <linux/sock_diag.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+
+namespace meshnode::io {
+
+SourcePorts::SourcePorts(unsigned share, unsigned shares)
+    : at_(kFirstSourcePort + share),
+      step_(shares == 0 ? 1 : shares),
+      first_(kFirstSourcePort + share) {
+  netlink_ = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
+}
+
+SourcePorts::~SourcePorts() {
+  if (netlink_ >= 0) {
+    close(netlink_);
+  }
+}
+
+std::uint16_t SourcePorts::next() {
+  const auto port = static_cast<std::uint16_t>(at_);
+  at_ += step_;
+  if (at_ > kLastSourcePort) {
+    at_ = first_;
+  }
+  return port;
+}
+
+bool SourcePorts::in_use(const SocketAddress& client, const SocketAddress& server) {
+  std::array<char, 512> request{};
+  nlmsghdr* header = mnl_nlmsg_put_header(request.data());
+  header->nlmsg_type = SOCK_DIAG_BY_FAMILY;
+  header->nlmsg_flags = NLM_F_REQUEST;
+  auto* ask = static_cast<inet_diag_req_v2*>(
+      mnl_nlmsg_put_extra_header(header, sizeof(inet_diag_req_v2)));
+  ask->sdiag_family = client.ip.is_v4() ? AF_INET : AF_INET6;
+  ask->sdiag_protocol = IPPROTO_TCP;
+  ask->idiag_states = 0xffffffffU;
+  ask->id.idiag_sport = htons(server.port);
+  ask->id.idiag_dport = htons(client.port);
+  std::memcpy(ask->id.idiag_src, server.ip.bytes().data(), server.ip.bytes().size());
+  std::memcpy(ask->id.idiag_dst, client.ip.bytes().data(), client.ip.bytes().size());
+  ask->id.idiag_cookie[0] = INET_DIAG_NOCOOKIE;
+  ask->id.idiag_cookie[1] = INET_DIAG_NOCOOKIE;
+  if (send(netlink_, request.data(), header->nlmsg_len, 0) < 0) {
+    return true;
+  }
+  std::array<char, 8192> answer{};
+  const ssize_t size = recv(netlink_, answer.data(), answer.size(), 0);
+  if (size < static_cast<ssize_t>(sizeof(nlmsghdr))) {
+    return true;
+  }
+  const auto* reply = reinterpret_cast<const nlmsghdr*>(answer.data());
+  if (reply->nlmsg_type == SOCK_DIAG_BY_FAMILY) {
+    // An exact look-up falls back to a listener of that port: only an equal remote end counts.
+    const auto* found =
+        static_cast<const inet_diag_msg*>(mnl_nlmsg_get_payload(reply));
+    return found->id.idiag_dport == htons(client.port);
+  }
+  if (reply->nlmsg_type == NLMSG_ERROR) {
+    const auto* error = static_cast<const nlmsgerr*>(mnl_nlmsg_get_payload(reply));
+    return error->error != -ENOENT;
+  }
+  return true;
+}
+
+}  // namespace meshnode::io

@@ -1,0 +1,36 @@
+#pragma once
+/// Source ports for connections made in a client's name (design §6, source preservation). They
+/// come from below the ephemeral range of every common system, and never equal a live
+/// connection's between the same client and destination: a second connection with one 4-tuple
+/// would make the first vanish. Thread: one loop.
+
+#include <cstdint>
+#include <meshnode/address.h>
+
+namespace meshnode::io {
+
+inline constexpr std::uint16_t kFirstSourcePort = 2048;
+inline constexpr std::uint16_t kLastSourcePort = 32767;  // Linux clients start at 32768
+
+class SourcePorts {
+ public:
+  /// Loops take disjoint shares, so that two never try the same port at once.
+  SourcePorts(unsigned share, unsigned shares);
+  ~SourcePorts();
+  SourcePorts(const SourcePorts&) = delete;
+  SourcePorts& operator=(const SourcePorts&) = delete;
+
+  /// The next candidate, round the range.
+  std::uint16_t next();
+  /// Whether a socket with local `server` and remote `client` lives in this network namespace
+  /// (sock_diag exact look-up, about 10 µs); true when the kernel would not say.
+  bool in_use(const SocketAddress& client, const SocketAddress& server);
+
+ private:
+  std::uint32_t at_;
+  std::uint32_t step_;
+  std::uint32_t first_;
+  int netlink_ = -1;
+};
+
+}  // namespace meshnode::io

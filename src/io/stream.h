@@ -1,0 +1,50 @@
+#pragma once
+/// A connected TCP (or Unix) stream on libuv. Only for io/.
+
+#include <cstdint>
+#include <memory>
+#include <meshnode/transport.h>
+#include <optional>
+#include <vector>
+
+#include "io/handle.h"
+#include "io/loop.h"
+
+namespace meshnode::io {
+
+class UvStream final : public Stream {
+ public:
+  UvStream(Loop& loop, HandlePtr<uv_tcp_t> handle);
+  ~UvStream() override;
+
+  void set_events(StreamEvents* events) override { events_ = events; }
+  void start_reading() override;
+  void stop_reading() override;
+  void write(std::span<const Bytes> pieces) override;
+  std::size_t queued() const override { return in_flight_ + waiting_.size(); }
+  void shutdown() override;
+  void reset() override;
+  SocketAddress local_address() const override;
+  SocketAddress peer_address() const override;
+  std::optional<SocketAddress> original_destination() const override;
+
+ private:
+  struct Write;
+  void on_read(ssize_t size);
+  void submit();
+  void on_written(std::size_t size, int status);
+  void fail_with(int status);
+
+  Loop& loop_;
+  HandlePtr<uv_tcp_t> handle_;
+  StreamEvents* events_ = nullptr;
+  std::vector<std::uint8_t> waiting_;  // behind the write in flight
+  std::size_t in_flight_ = 0;
+  bool shut_ = false;
+  bool failed_ = false;
+};
+
+/// The Error for a negative libuv status.
+Error uv_error(const char* what, int status);
+
+}  // namespace meshnode::io
