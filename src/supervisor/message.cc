@@ -1,0 +1,225 @@
+#include "supervisor/message.h"
+
+#include <algorithm>
+#include <chrono>
+#include <nlohmann/json.hpp>
+
+namespace meshnode::supervisor {
+namespace {
+
+using nlohmann::json;
+
+// Nothing on the channel nests deeper; a bound keeps 4 MiB of brackets from growing into 400 MiB.
+constexpr int kMaxDepth = 4;
+constexpr std::size_t kMaxWaiting = 1024;  // as many as a capture spec has workloads
+constexpr std::size_t kMaxBypass = 64;
+
+std::string clipped(const std::string& text) { return text.substr(0, kMaxText); }
+
+std::int64_t to_millis(WallTime time) {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(time.time_since_epoch()).count();
+}
+WallTime from_millis(std::int64_t millis) { return WallTime{std::chrono::milliseconds(millis)}; }
+
+std::string dump(const json& body) {
+  return body.dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+json to_json(const Listeners& m) {
+  return {{"type", "listeners"},
+          {"names", m.names},
+          {"restarts", m.history.restarts},
+          {"lastReason", clipped(m.history.last_reason)},
+          {"first", to_millis(m.history.first)},
+          {"last", to_millis(m.history.last)}};
+}
+json to_json(const Reload&) { return {{"type", "reload"}}; }
+json to_json(const Drain&) { return {{"type", "drain"}}; }
+json to_json(const CaptureReport& m) {
+  auto waiting = m.waiting;
+  if (waiting.size() > kMaxWaiting) waiting.resize(kMaxWaiting);
+  json bypass = json::object();
+  for (const auto& [reason, count] : m.bypass) {
+    if (bypass.size() == kMaxBypass) break;
+    bypass[clipped(reason)] = count;
+  }
+  return {{"type", "capture-report"},
+          {"ok", m.ok},
+          {"error", clipped(m.error)},
+          {"v4", m.v4},
+          {"v6", m.v6},
+          {"repaired", m.repaired},
+          {"waiting", waiting},
+          {"bypass", bypass}};
+}
+json to_json(const Ready&) { return {{"type", "ready"}}; }
+json to_json(const CaptureRequest& m) {
+  return {{"type", "capture"}, {"spec", capture::encode(m.spec)}};
+}
+json to_json(const Drained&) { return {{"type", "drained"}}; }
+
+/// Reads the fields of one object; the first thing wrong sticks, and so does a field nobody read.
+class Fields {
+ public:
+  explicit Fields(json object) : object_(std::move(object)) {}
+
+  bool flag(const char* name) {
+    const json* value = take(name, json::value_t::boolean);
+    return value != nullptr && value->get<bool>();
+  }
+  std::uint64_t count(const char* name) {
+    const json* value = take(name, json::value_t::number_unsigned);
+    return value == nullptr ? 0 : value->get<std::uint64_t>();
+  }
+  WallTime time(const char* name) {
+    // Beyond this a nanosecond clock overflows.
+    constexpr std::uint64_t kLast = 9'000'000'000'000;
+    const std::uint64_t millis = count(name);
+    if (millis > kLast) complain(name);
+    return from_millis(static_cast<std::int64_t>(std::min(millis, kLast)));
+  }
+  std::string text(const char* name, std::size_t max = kMaxText) {
+    const json* value = take(name, json::value_t::string);
+    if (value == nullptr) return {};
+    const auto& found = value->get_ref<const std::string&>();
+    if (found.size() > max) complain(name);
+    return found;
+  }
+  std::vector<std::string> texts(const char* name, std::size_t max) {
+    std::vector<std::string> found;
+    const json* value = take(name, json::value_t::array);
+    if (value == nullptr) return found;
+    if (value->size() > max) {
+      complain(name);
+      return found;
+    }
+    for (const auto& entry : *value) {
+      if (!entry.is_string() || entry.get_ref<const std::string&>().size() > kMaxText) {
+        complain(name);
+        return found;
+      }
+      found.push_back(entry.get<std::string>());
+    }
+    return found;
+  }
+  std::map<std::string, std::uint64_t> counts(const char* name, std::size_t max) {
+    std::map<std::string, std::uint64_t> found;
+    const json* value = take(name, json::value_t::object);
+    if (value == nullptr) return found;
+    for (const auto& [key, count] : value->items()) {
+      if (!count.is_number_unsigned() || key.size() > kMaxText || found.size() == max) {
+        complain(name);
+        return found;
+      }
+      found[key] = count.get<std::uint64_t>();
+    }
+    return found;
+  }
+
+  Status finish() const {
+    if (!bad_.empty()) return fail(ErrorCode::kInvalid, "bad field \"" + bad_ + "\" in a message");
+    if (taken_ != object_.size()) return fail(ErrorCode::kInvalid, "unknown field in a message");
+    return {};
+  }
+
+ private:
+  const json* take(const char* name, json::value_t type) {
+    const auto at = object_.find(name);
+    if (at == object_.end() || at->type() != type) {
+      complain(name);
+      return nullptr;
+    }
+    ++taken_;
+    return &*at;
+  }
+  void complain(const char* name) {
+    if (bad_.empty()) bad_ = name;
+  }
+
+  json object_;
+  std::size_t taken_ = 0;
+  std::string bad_;
+};
+
+Result<Fields> parse(std::string_view text) {
+  bool too_deep = false;
+  const auto bounded = [&too_deep](int depth, json::parse_event_t, json&) {
+    too_deep = too_deep || depth > kMaxDepth;
+    return depth <= kMaxDepth;
+  };
+  json body = json::parse(text, bounded, /*allow_exceptions=*/false);
+  if (too_deep || !body.is_object()) {
+    return fail(ErrorCode::kInvalid, "a message is not one flat JSON object");
+  }
+  return Fields(std::move(body));
+}
+
+template <class Any, class Message>
+Result<Any> finished(const Fields& fields, Message message) {
+  if (auto ok = fields.finish(); !ok) return fail(ok.error());
+  return Any(std::move(message));
+}
+
+void read(Fields& fields, Listeners& m) {
+  m.names = fields.texts("names", kMaxListeners);
+  m.history.restarts = fields.count("restarts");
+  m.history.last_reason = fields.text("lastReason");
+  m.history.first = fields.time("first");
+  m.history.last = fields.time("last");
+}
+
+void read(Fields& fields, CaptureReport& m) {
+  m.ok = fields.flag("ok");
+  m.error = fields.text("error");
+  m.v4 = fields.flag("v4");
+  m.v6 = fields.flag("v6");
+  m.repaired = fields.count("repaired");
+  m.waiting = fields.texts("waiting", kMaxWaiting);
+  m.bypass = fields.counts("bypass", kMaxBypass);
+}
+
+}  // namespace
+
+std::string encode(const ToWorker& message) {
+  return std::visit([](const auto& m) { return dump(to_json(m)); }, message);
+}
+std::string encode(const ToSupervisor& message) {
+  return std::visit([](const auto& m) { return dump(to_json(m)); }, message);
+}
+
+Result<ToWorker> decode_to_worker(std::string_view text) {
+  auto fields = parse(text);
+  if (!fields) return fail(fields.error());
+  const std::string type = fields->text("type");
+  if (type == "listeners") {
+    Listeners m;
+    read(*fields, m);
+    return finished<ToWorker>(*fields, std::move(m));
+  }
+  if (type == "reload") return finished<ToWorker>(*fields, Reload{});
+  if (type == "drain") return finished<ToWorker>(*fields, Drain{});
+  if (type == "capture-report") {
+    CaptureReport m;
+    read(*fields, m);
+    return finished<ToWorker>(*fields, std::move(m));
+  }
+  return fail(ErrorCode::kInvalid, "unknown message type");
+}
+
+Result<ToSupervisor> decode_to_supervisor(std::string_view text) {
+  auto fields = parse(text);
+  if (!fields) return fail(fields.error());
+  const std::string type = fields->text("type");
+  if (type == "ready") return finished<ToSupervisor>(*fields, Ready{});
+  if (type == "drained") return finished<ToSupervisor>(*fields, Drained{});
+  if (type == "capture") {
+    const std::string spec = fields->text("spec", text.size());
+    if (auto ok = fields->finish(); !ok) return fail(ok.error());
+    auto decoded = capture::decode(spec);
+    if (!decoded) return fail(decoded.error());
+    return ToSupervisor(CaptureRequest{std::move(*decoded)});
+  }
+  return fail(ErrorCode::kInvalid, "unknown message type");
+}
+
+}  // namespace meshnode::supervisor

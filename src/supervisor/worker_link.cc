@@ -1,0 +1,80 @@
+#include "supervisor/worker_link.h"
+
+#include <utility>
+
+#include "io/loop.h"
+#include "supervisor/channel.h"
+
+namespace meshnode::supervisor {
+
+class WorkerLink::Impl {
+ public:
+  Impl(io::Loop& loop, int channel_fd, WorkerCallbacks callbacks)
+      : callbacks_(std::move(callbacks)),
+        channel_(loop, Descriptor(channel_fd), Channel::Descriptors::kAccept,
+                 {[this](std::string body, std::vector<Descriptor> descriptors) {
+                    receive(body, std::move(descriptors));
+                  },
+                  [this](Error why) { gone(std::move(why)); }}) {}
+
+  Status send(const ToSupervisor& message) { return channel_.send(encode(message)); }
+
+ private:
+  void receive(const std::string& body, std::vector<Descriptor> descriptors) {
+    if (gone_) return;
+    auto message = decode_to_worker(body);
+    if (!message) return gone(message.error());
+    if (auto* listeners = std::get_if<Listeners>(&*message)) {
+      return take(*listeners, std::move(descriptors));
+    }
+    if (!descriptors.empty() || !have_listeners_) {
+      return gone({ErrorCode::kInvalid, "the supervisor sent its messages out of order"});
+    }
+    if (std::holds_alternative<Reload>(*message)) {
+      callbacks_.on_reload();
+    } else if (std::holds_alternative<Drain>(*message)) {
+      callbacks_.on_drain();
+    } else {
+      callbacks_.on_capture_report(std::get<CaptureReport>(std::move(*message)));
+    }
+  }
+
+  void take(Listeners& listeners, std::vector<Descriptor> descriptors) {
+    if (have_listeners_ || listeners.names.size() != descriptors.size()) {
+      return gone({ErrorCode::kInvalid, "the supervisor sent " +
+                                            std::to_string(descriptors.size()) + " sockets for " +
+                                            std::to_string(listeners.names.size()) + " names"});
+    }
+    have_listeners_ = true;
+    std::map<std::string, int> by_name;
+    for (std::size_t i = 0; i < descriptors.size(); ++i) {
+      const auto [at, fresh] = by_name.emplace(listeners.names[i], descriptors[i].get());
+      if (fresh) descriptors[i].release();
+    }
+    callbacks_.on_listeners(std::move(by_name), std::move(listeners.history));
+  }
+
+  void gone(Error why) {
+    if (std::exchange(gone_, true)) return;
+    callbacks_.on_supervisor_gone(std::move(why));
+  }
+
+  WorkerCallbacks callbacks_;
+  bool have_listeners_ = false;
+  bool gone_ = false;
+  Channel channel_;
+};
+
+WorkerLink::WorkerLink(io::Loop& loop, int channel_fd, WorkerCallbacks callbacks)
+    : impl_(std::make_unique<Impl>(loop, channel_fd, std::move(callbacks))) {}
+WorkerLink::~WorkerLink() = default;
+
+void WorkerLink::send_ready() { static_cast<void>(impl_->send(Ready{})); }
+void WorkerLink::send_drained() { static_cast<void>(impl_->send(Drained{})); }
+
+Status WorkerLink::send_capture(const capture::Spec& spec) {
+  if (auto ok = capture::check(spec); !ok) return ok;
+  return impl_->send(CaptureRequest{spec});
+}
+
+}  // namespace meshnode::supervisor
