@@ -2,10 +2,10 @@
 /// What one workload shows and trusts: certificate chain, signer, roots. Immutable; shared by
 /// every loop through shared_ptr<const Credential>. Thread-safe.
 
-#include <memory>
 #include <meshnode/ids.h>
 #include <meshnode/result.h>
 #include <meshnode/time.h>
+#include <memory>
 #include <string>
 #include <string_view>
 #include "tls/signer.h"
@@ -29,9 +29,10 @@ class Credential {
                                                             std::string_view key,
                                                             std::string_view roots, WallTime now);
   /// The same with the key held behind a signer of the caller's.
-  static Result<std::shared_ptr<const Credential>> with_signer(
-      std::string_view chain, std::unique_ptr<const Signer> signer, std::string_view roots,
-      WallTime now);
+  static Result<std::shared_ptr<const Credential>> with_signer(std::string_view chain,
+                                                               std::unique_ptr<const Signer> signer,
+                                                               std::string_view roots,
+                                                               WallTime now);
 };
 
 }  // namespace meshnode::tls

@@ -3,12 +3,12 @@
 /// SPIFFE identities, ALPN h2 required both ways, no resumption, no 0-RTT, no tickets.
 /// TLS_AES_128_GCM_SHA256 and X25519 first. Thread: one loop.
 
-#include <functional>
-#include <memory>
 #include <meshnode/bytes.h>
 #include <meshnode/ids.h>
 #include <meshnode/result.h>
 #include <meshnode/time.h>
+#include <functional>
+#include <memory>
 #include <optional>
 #include <string_view>
 #include "tls/credential.h"
@@ -53,7 +53,9 @@ class Session {
                                                  SessionEvents* events);
 
   /// Hands in ciphertext from the network: borrowed until the next handshake() or read() has
-  /// returned having asked for more. One span at a time; each is fully used up.
+  /// returned having asked for more. One span at a time; each is fully used up. When handshake()
+  /// returns kWaitingForSignature the rest of the span has been copied, and so is what is fed
+  /// before on_signed(), up to 64 KiB in all. When it returns kDone the rest waits for read().
   virtual void feed(Bytes ciphertext) = 0;
 
   enum class Progress { kNeedInput, kWaitingForSignature, kDone };
@@ -62,9 +64,9 @@ class Session {
   virtual Result<Progress> handshake() = 0;
 
   struct Plaintext {
-    std::size_t size = 0;    ///< bytes written to the front of the buffer
-    bool closed = false;     ///< the peer's close_notify was reached
-    bool need_input = false; ///< everything fed is used up; false: call again with a new buffer
+    std::size_t size = 0;     ///< bytes written to the front of the buffer
+    bool closed = false;      ///< the peer's close_notify was reached
+    bool need_input = false;  ///< everything fed is used up; false: call again with a new buffer
   };
   /// After the handshake: decrypts as many whole records as fit, one after another.
   virtual Result<Plaintext> read(MutableBytes buffer) = 0;
