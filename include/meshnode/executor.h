@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <utility>
 
 namespace meshnode {
 
@@ -16,6 +17,9 @@ class Executor {
   virtual ~Executor() = default;
   /// Thread-safe, the only such call: runs `task` on the loop's thread, in order of posting.
   virtual void post(std::function<void()> task) = 0;
+  /// Loop thread only: runs `task` after the events at hand, before the loop waits for more. The
+  /// way to do once what many events ask for.
+  virtual void defer(std::function<void()> task) { post(std::move(task)); }
   /// Loop thread only: destroys `object` once no callback is on the stack. The way for an object
   /// to end itself from within one of its own event handlers.
   virtual void retire(std::unique_ptr<Retirable> object) = 0;

@@ -1,6 +1,6 @@
 #pragma once
-/// Seam: the host kernel beyond sockets and files: packet filter, routing rules, users, cgroups.
-/// Used by the supervisor only. Calls block.
+/// Seam: the host kernel beyond sockets and files: packet filter, routing rules, cgroups. The
+/// product's is io/host_kernel.h. Used by the supervisor and `capture show|remove` only. Calls block.
 
 #include <cstdint>
 #include <meshnode/result.h>
@@ -18,17 +18,18 @@ struct CommandResult {
 class Kernel {
  public:
   virtual ~Kernel() = default;
-  /// Runs a program (found on a fixed PATH) with `input` on its stdin; kUnavailable when it
-  /// cannot be started, kTimeout after 10 s, kLimit when it prints more than 16 MiB.
+  /// Runs a program with `input` on its stdin, without a shell, with a clean environment;
+  /// argv[0] is looked up in /usr/sbin:/usr/bin:/sbin:/bin only. kUnavailable when it cannot be
+  /// started, kTimeout after 10 s, kLimit when it prints more than 16 MiB. A program that ends
+  /// with an error is a CommandResult like any other; one killed by signal N has exit_code 128+N.
   virtual Result<CommandResult> run(const std::vector<std::string>& argv,
                                     const std::string& input) = 0;
-  /// A file of /proc, /sys or cgroupfs.
+  /// A file of /proc, /sys or cgroupfs: at most 1 MiB, else kLimit.
   virtual Result<std::string> read(const std::string& path) const = 0;
   virtual Status write(const std::string& path, const std::string& value) = 0;
-  /// Numeric id from a user name or a decimal number; looks in /etc/passwd only.
-  virtual Result<std::uint32_t> user_id(const std::string& name) const = 0;
-  /// Inode number of the cgroup v2 directory `path` (relative to the cgroup2 mount): it changes
-  /// when the cgroup is removed and created again.
+  /// Inode number of the cgroup v2 directory `path` (relative to the cgroup2 mount, wherever that
+  /// is): it changes when the cgroup is removed and created again. kNotFound when it does not
+  /// exist, kUnavailable when no cgroup2 is mounted.
   virtual Result<std::uint64_t> cgroup_inode(const std::string& path) const = 0;
 };
 

@@ -66,7 +66,7 @@ Loop::Loop() : handles_(std::make_unique<Handles>()) {
                       [](uv_async_t* raw) { static_cast<Loop*>(raw->data)->run_posted(); });
       },
       this);
-  // Retired objects go on both sides of the poll, so that none waits for the next event.
+  // Deferred work is done on both sides of the poll, so that none waits for the next event.
   handles_->before_poll =
       make_handle<uv_prepare_t>([&](uv_prepare_t* h) { uv_prepare_init(loop, h); }, this);
   uv_prepare_start(handles_->before_poll.get(),
@@ -112,6 +112,8 @@ void Loop::post(std::function<void()> task) {
 
 void Loop::retire(std::unique_ptr<Retirable> object) { retired_.push_back(std::move(object)); }
 
+void Loop::defer(std::function<void()> task) { deferred_.push_back(std::move(task)); }
+
 uv_loop_s* Loop::raw() const { return &handles_->loop; }
 
 MutableBytes Loop::read_scratch() {
@@ -134,8 +136,12 @@ void Loop::run_posted() {
 }
 
 void Loop::reap() {
-  // A destructor may retire more.
-  while (!retired_.empty()) {
+  // A task may defer or retire more, a destructor too.
+  while (!deferred_.empty() || !retired_.empty()) {
+    const std::vector<std::function<void()>> tasks = std::exchange(deferred_, {});
+    for (const auto& task : tasks) {
+      task();
+    }
     std::vector<std::unique_ptr<Retirable>> dying;
     dying.swap(retired_);
   }

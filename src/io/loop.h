@@ -29,6 +29,7 @@ class Loop final : public Clock, public Executor {
   WallTime wall_now() const override;
   std::unique_ptr<Timer> timer(std::function<void()> on_fire) override;
   void post(std::function<void()> task) override;
+  void defer(std::function<void()> task) override;
   void retire(std::unique_ptr<Retirable> object) override;
 
   uv_loop_s* raw() const;
@@ -44,6 +45,7 @@ class Loop final : public Clock, public Executor {
   std::unique_ptr<Handles> handles_;
   std::mutex mutex_;
   std::vector<std::function<void()>> posted_;  // guarded by mutex_
+  std::vector<std::function<void()>> deferred_;
   std::vector<std::unique_ptr<Retirable>> retired_;
   std::unique_ptr<std::uint8_t[]> scratch_;
 };

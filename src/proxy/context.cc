@@ -1,0 +1,35 @@
+#include "proxy/context.h"
+
+namespace meshnode::proxy {
+namespace {
+
+// As much as one socket read brings, decrypted.
+constexpr std::size_t kPlaintext = std::size_t{256} * 1024;
+
+}  // namespace
+
+LoopBuffers::LoopBuffers() = default;
+
+MutableBytes LoopBuffers::plaintext() {
+  if (!plaintext_) {
+    // for_overwrite: an idle loop must not pay for these pages.
+    plaintext_ = std::make_unique_for_overwrite<std::uint8_t[]>(kReadHeadroom + kPlaintext);
+  }
+  return {plaintext_.get() + kReadHeadroom, kPlaintext};
+}
+
+telemetry::End end_of(const snapshot::Party& party) {
+  telemetry::End end;
+  end.workload = party.workload;
+  end.ns = party.ns;
+  end.app = party.app;
+  end.version = party.version;
+  end.canonical_service = party.canonical_service;
+  end.canonical_revision = party.canonical_revision;
+  end.cluster = party.cluster;
+  end.region = party.region;
+  end.zone = party.zone;
+  return end;
+}
+
+}  // namespace meshnode::proxy

@@ -1,0 +1,72 @@
+#pragma once
+/// What everything on one proxy loop shares. Thread: the loop's, but for ProxyStats and
+/// ProxyReports, which all loops share.
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <meshnode/clock.h>
+#include <meshnode/executor.h>
+#include <meshnode/transport.h>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/random.h"
+#include "snapshot/snapshot.h"
+#include "telemetry/connection.h"
+
+namespace meshnode::proxy {
+
+/// Live figures for status and metrics. Thread-safe, relaxed.
+struct ProxyStats {
+  std::atomic<std::uint64_t> tunnels_inbound{0};
+  std::atomic<std::uint64_t> tunnels_outbound{0};
+  std::atomic<std::uint64_t> connections_active{0};
+  std::atomic<std::uint64_t> connections_total{0};
+  std::atomic<std::uint64_t> connections_refused{0};
+  std::atomic<std::uint64_t> plaintext_inbound{0};
+};
+
+/// Where the loops tell what an operator should know. Implementations are thread-safe.
+class ProxyReports {
+ public:
+  virtual ~ProxyReports() = default;
+  /// A stranger's or peer's attempt that was turned away: contract code peer-refused.
+  virtual void peer_refused(const IpAddress& peer, telemetry::Flag flag,
+                            const std::string& reason) = 0;
+  /// A tunnel of ours could not be opened.
+  virtual void tunnel_failed(const SocketAddress& to, const std::string& reason) = 0;
+};
+
+/// Big buffers that no connection owns: valid within one event.
+struct LoopBuffers {
+  LoopBuffers();
+  MutableBytes plaintext();
+
+  std::vector<std::uint8_t> ciphertext;  ///< gathers TLS records for one write
+  class Tunnel* ciphertext_owner = nullptr;
+
+ private:
+  std::unique_ptr<std::uint8_t[]> plaintext_;
+};
+
+struct ProxyContext {
+  Clock& clock;
+  Executor& executor;
+  Network& network;
+  Random& random;
+  telemetry::Telemetry& telemetry;
+  ProxyReports& reports;
+  ProxyStats& stats;
+  /// Which workload's capture address this is (capture/spec.h).
+  std::function<std::optional<std::uint16_t>(const IpAddress&)> slot_of;
+  /// Swapped by the control loop through post(); connections keep what they were planned with.
+  std::shared_ptr<const snapshot::Snapshot> snapshot;
+  LoopBuffers buffers;
+};
+
+telemetry::End end_of(const snapshot::Party& party);
+
+}  // namespace meshnode::proxy

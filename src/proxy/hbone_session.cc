@@ -1,0 +1,454 @@
+#include "proxy/hbone_session.h"
+
+#include <fmt/format.h>
+#include <nghttp2/nghttp2.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cstring>
+#include <utility>
+
+namespace meshnode::proxy {
+namespace {
+
+constexpr std::size_t kFrameHeader = 9;
+// Frames smaller than this are gathered, so that a burst of them costs one TLS record.
+constexpr std::size_t kSmallFrame = 4096;
+
+nghttp2_nv header(std::string_view name, std::string_view value) {
+  // nghttp2's type is not const; it copies both.
+  return {reinterpret_cast<std::uint8_t*>(const_cast<char*>(name.data())),
+          reinterpret_cast<std::uint8_t*>(const_cast<char*>(value.data())), name.size(),
+          value.size(), NGHTTP2_NV_FLAG_NONE};
+}
+
+}  // namespace
+
+/// nghttp2's C callbacks; `user` is the HboneSession.
+struct HboneSession::Callbacks {
+  static HboneSession& self(void* user) { return *static_cast<HboneSession*>(user); }
+
+  static int begin_headers(nghttp2_session*, const nghttp2_frame* frame, void* user) {
+    HboneSession& session = self(user);
+    if (session.role_ != Role::kServer || frame->headers.cat != NGHTTP2_HCAT_REQUEST) {
+      return 0;
+    }
+    const std::int32_t id = frame->hd.stream_id;
+    auto stream = std::unique_ptr<HboneStream>(new HboneStream(&session));
+    stream->id_ = id;
+    session.streams_[id] = stream.get();
+    session.arriving_[id] = std::move(stream);
+    return 0;
+  }
+
+  static int on_header(nghttp2_session*, const nghttp2_frame* frame, const std::uint8_t* name_data,
+                       std::size_t name_size, const std::uint8_t* value_data,
+                       std::size_t value_size, std::uint8_t, void* user) {
+    HboneStream* stream = self(user).find(frame->hd.stream_id);
+    if (stream == nullptr) {
+      return 0;
+    }
+    stream->header_bytes_ += name_size + value_size + 32;
+    if (stream->header_bytes_ > kMaxHeaderList) {
+      return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+    }
+    const std::string_view name = as_text({name_data, name_size});
+    const std::string_view value = as_text({value_data, value_size});
+    if (name == ":method") {
+      stream->method_ = value;
+    } else if (name == ":authority") {
+      stream->request_.authority = value;
+    } else if (name == ":status") {
+      std::from_chars(value.data(), value.data() + value.size(), stream->status_);
+    } else if (name == "forwarded") {
+      stream->request_.forwarded = value;
+    } else if (name == "baggage") {
+      stream->request_.baggage = value;
+    } else if (name == "traceparent") {
+      stream->request_.traceparent = value;
+    }
+    return 0;
+  }
+
+  static int frame_received(nghttp2_session*, const nghttp2_frame* frame, void* user) {
+    HboneSession& session = self(user);
+    switch (frame->hd.type) {
+      case NGHTTP2_HEADERS:
+        if (HboneStream* stream = session.find(frame->hd.stream_id)) {
+          if (frame->headers.cat == NGHTTP2_HCAT_REQUEST) {
+            session.request_complete(*stream);
+          } else if (frame->headers.cat == NGHTTP2_HCAT_RESPONSE) {
+            session.response_complete(*stream);
+          }
+        }
+        break;
+      case NGHTTP2_PING:
+        if ((frame->hd.flags & NGHTTP2_FLAG_ACK) != 0) {
+          session.events_->on_ping_answered();
+        }
+        break;
+      case NGHTTP2_GOAWAY:
+        session.draining_ = true;
+        session.events_->on_streams_changed();
+        break;
+      case NGHTTP2_SETTINGS:
+        session.events_->on_streams_changed();
+        break;
+      default:
+        break;
+    }
+    if ((frame->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0 &&
+        (frame->hd.type == NGHTTP2_DATA || frame->hd.type == NGHTTP2_HEADERS)) {
+      if (HboneStream* stream = session.find(frame->hd.stream_id)) {
+        stream->receive_end();
+      }
+    }
+    return 0;
+  }
+
+  static int data_chunk(nghttp2_session* raw, std::uint8_t, std::int32_t id,
+                        const std::uint8_t* data, std::size_t size, void* user) {
+    if (HboneStream* stream = self(user).find(id)) {
+      // The bytes lie in the buffer given to receive(), which is ours to change.
+      stream->receive({const_cast<std::uint8_t*>(data), size});
+    } else {
+      nghttp2_session_consume(raw, id, size);
+    }
+    return 0;
+  }
+
+  static int stream_closed(nghttp2_session*, std::int32_t id, std::uint32_t code, void* user) {
+    self(user).closed(id, code);
+    return 0;
+  }
+
+  static ssize_t read_length(nghttp2_session*, std::uint8_t, std::int32_t id, std::int32_t,
+                             std::int32_t, std::uint32_t, void* user) {
+    const HboneStream* stream = self(user).find(id);
+    const std::size_t ready = stream == nullptr ? 0 : stream->sendable().size();
+    return static_cast<ssize_t>(std::clamp<std::size_t>(ready, 1, kMaxPayload));
+  }
+
+  static ssize_t read_data(nghttp2_session*, std::int32_t id, std::uint8_t*, std::size_t size,
+                           std::uint32_t* flags, nghttp2_data_source*, void* user) {
+    // Looked up, never remembered: nghttp2 may ask on after the stream's owner has let it go.
+    const HboneStream* stream = self(user).find(id);
+    if (stream == nullptr) {
+      return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+    }
+    const std::size_t ready = stream->sendable().size();
+    if (ready == 0 && !stream->shut_) {
+      return NGHTTP2_ERR_DEFERRED;
+    }
+    *flags |= NGHTTP2_DATA_FLAG_NO_COPY;
+    if (ready <= size && stream->shut_) {
+      *flags |= NGHTTP2_DATA_FLAG_EOF;
+    }
+    return static_cast<ssize_t>(std::min(ready, size));
+  }
+
+  static int send_data(nghttp2_session*, nghttp2_frame* frame, const std::uint8_t* frame_header,
+                       std::size_t size, nghttp2_data_source*, void* user) {
+    HboneSession& session = self(user);
+    HboneStream* stream = session.find(frame->hd.stream_id);
+    if (stream == nullptr) {
+      return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+    }
+    // The header goes into the bytes before the payload: headroom, or payload already sent.
+    const Bytes payload = stream->sendable().first(size);
+    auto* start = const_cast<std::uint8_t*>(payload.data()) - kFrameHeader;
+    std::memcpy(start, frame_header, kFrameHeader);
+    const MutableBytes whole(start, kFrameHeader + size);
+    if (whole.size() <= kSmallFrame) {
+      session.stage(whole);
+    } else {
+      session.flush_stage();
+      session.events_->on_output(whole);
+    }
+    if (!stream->view_.empty()) {
+      stream->view_ = stream->view_.subspan(size);
+    } else {
+      stream->waiting_at_ += size;
+      if (stream->waiting_at_ >= stream->waiting_.size()) {
+        stream->waiting_ = {};
+        stream->waiting_at_ = 0;
+      }
+    }
+    if ((frame->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0) {
+      stream->end_sent_ = true;
+    }
+    if (stream->was_queued_ && stream->queued() == 0) {
+      stream->was_queued_ = false;
+      session.drained_.push_back(stream->id_);
+    }
+    return 0;
+  }
+
+  static int invalid_frame(nghttp2_session*, const nghttp2_frame* frame, int code, void* user) {
+    HboneSession& session = self(user);
+    if (session.role_ == Role::kServer && frame->hd.type == NGHTTP2_HEADERS) {
+      session.events_->on_malformed(fmt::format("malformed request: {}", nghttp2_strerror(code)));
+    }
+    return 0;
+  }
+};
+
+HboneSession::HboneSession(Role role, HboneEvents* events) : role_(role), events_(events) {
+  nghttp2_session_callbacks* callbacks = nullptr;
+  nghttp2_session_callbacks_new(&callbacks);
+  nghttp2_session_callbacks_set_on_begin_headers_callback(callbacks, &Callbacks::begin_headers);
+  nghttp2_session_callbacks_set_on_header_callback(callbacks, &Callbacks::on_header);
+  nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, &Callbacks::frame_received);
+  nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks, &Callbacks::data_chunk);
+  nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, &Callbacks::stream_closed);
+  nghttp2_session_callbacks_set_data_source_read_length_callback(callbacks,
+                                                                 &Callbacks::read_length);
+  nghttp2_session_callbacks_set_send_data_callback(callbacks, &Callbacks::send_data);
+  nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(callbacks,
+                                                               &Callbacks::invalid_frame);
+  nghttp2_option* option = nullptr;
+  nghttp2_option_new(&option);
+  nghttp2_option_set_no_auto_window_update(option, 1);
+  nghttp2_option_set_max_outbound_ack(option, 1000);
+  nghttp2_option_set_max_settings(option, 32);
+  if (role == Role::kServer) {
+    nghttp2_session_server_new2(&session_, callbacks, this, option);
+  } else {
+    nghttp2_session_client_new2(&session_, callbacks, this, option);
+  }
+  nghttp2_option_del(option);
+  nghttp2_session_callbacks_del(callbacks);
+
+  const std::array<nghttp2_settings_entry, 5> settings{{
+      {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, kStreamWindow},
+      {NGHTTP2_SETTINGS_MAX_FRAME_SIZE, kMaxFrame},
+      {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, kMaxHeaderList},
+      {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, role == Role::kServer ? kMaxStreamsIn : 0},
+      {NGHTTP2_SETTINGS_ENABLE_PUSH, 0},
+  }};
+  // A server may not mention push (RFC 9113 §6.5.2 lets it only send 0; some peers object).
+  nghttp2_submit_settings(session_, NGHTTP2_FLAG_NONE, settings.data(),
+                          role == Role::kServer ? settings.size() - 1 : settings.size());
+  nghttp2_session_set_local_window_size(session_, NGHTTP2_FLAG_NONE, 0, kConnectionWindow);
+}
+
+HboneSession::~HboneSession() {
+  abandon({ErrorCode::kUnavailable, "the tunnel was closed"});
+  nghttp2_session_del(session_);
+}
+
+Status HboneSession::receive(MutableBytes data) {
+  receiving_ = true;
+  const ssize_t taken = nghttp2_session_mem_recv(session_, data.data(), data.size());
+  receiving_ = false;
+  if (taken < 0) {
+    pump();  // the GOAWAY
+    return fail(ErrorCode::kInvalid,
+                fmt::format("HTTP/2: {}", nghttp2_strerror(static_cast<int>(taken))));
+  }
+  events_->on_output_waiting();
+  if (nghttp2_session_want_read(session_) == 0 && nghttp2_session_want_write(session_) == 0) {
+    return fail(ErrorCode::kUnavailable, "HTTP/2: the session has ended");
+  }
+  return {};
+}
+
+void HboneSession::pump() {
+  if (receiving_ || pumping_) {
+    pump_again_ = true;
+    return;
+  }
+  pumping_ = true;
+  do {
+    pump_again_ = false;
+    while (events_->writable()) {
+      const std::uint8_t* data = nullptr;
+      const ssize_t size = nghttp2_session_mem_send(session_, &data);
+      if (size <= 0) {
+        break;
+      }
+      stage({data, static_cast<std::size_t>(size)});
+    }
+    flush_stage();
+  } while (pump_again_);
+  pumping_ = false;
+  events_->on_output_done();
+  notify_drained();
+}
+
+void HboneSession::stage(Bytes frame) {
+  if (stage_.size() + frame.size() > 2 * kSmallFrame) {
+    flush_stage();
+  }
+  stage_.insert(stage_.end(), frame.begin(), frame.end());
+}
+
+void HboneSession::flush_stage() {
+  if (!stage_.empty()) {
+    events_->on_output(stage_);
+    stage_.clear();
+  }
+}
+
+void HboneSession::notify_drained() {
+  while (!drained_.empty()) {
+    const std::vector<std::int32_t> ids = std::exchange(drained_, {});
+    for (const std::int32_t id : ids) {
+      if (HboneStream* stream = find(id); stream != nullptr && stream->events_ != nullptr) {
+        stream->events_->on_drained();
+      }
+    }
+  }
+}
+
+HboneStream* HboneSession::find(std::int32_t id) const {
+  const auto found = streams_.find(id);
+  return found == streams_.end() ? nullptr : found->second;
+}
+
+void HboneSession::detach(HboneStream& stream) {
+  streams_.erase(stream.id_);
+  stream.session_ = nullptr;
+}
+
+void HboneSession::request_complete(HboneStream& stream) {
+  const auto found = arriving_.find(stream.id_);
+  if (found == arriving_.end()) {
+    return;  // trailers
+  }
+  std::unique_ptr<HboneStream> owned = std::move(found->second);
+  arriving_.erase(found);
+  if (stream.method_ != "CONNECT") {
+    events_->on_malformed("the method is not CONNECT");
+    stream.respond(400);
+    return;
+  }
+  if (draining_) {
+    nghttp2_submit_rst_stream(session_, NGHTTP2_FLAG_NONE, stream.id_, NGHTTP2_REFUSED_STREAM);
+    detach(stream);
+    return;
+  }
+  ConnectRequest request = std::exchange(stream.request_, {});
+  events_->on_streams_changed();
+  events_->on_connect(std::move(owned), std::move(request));
+}
+
+void HboneSession::response_complete(HboneStream& stream) {
+  ConnectEvents* events = stream.connect_events_;
+  if (events == nullptr || (stream.status_ >= 100 && stream.status_ < 200)) {
+    return;
+  }
+  stream.connect_events_ = nullptr;
+  if (stream.status_ == 200) {
+    events->on_connect_accepted();
+    return;
+  }
+  events->on_connect_refused(
+      stream.status_, false,
+      {ErrorCode::kUnavailable, fmt::format("the far agent answered {}", stream.status_)});
+}
+
+void HboneSession::closed(std::int32_t id, std::uint32_t code) {
+  HboneStream* stream = find(id);
+  if (stream == nullptr) {
+    return;
+  }
+  stream->closed_ = true;
+  // Closed by both ends' END_STREAM: the last bytes, or on_drained(), may still be on their way.
+  if (code != NGHTTP2_NO_ERROR || !stream->end_received_ || !stream->end_sent_) {
+    detach(*stream);
+    const auto arriving = arriving_.extract(id);  // dies at the end of this block
+    stream->end_with({ErrorCode::kReset,
+                      fmt::format("the far agent reset the stream: {}",
+                                  nghttp2_http2_strerror(code))},
+                     code == NGHTTP2_REFUSED_STREAM);
+  }
+  events_->on_streams_changed();
+}
+
+std::unique_ptr<HboneStream> HboneSession::connect(const ConnectRequest& request,
+                                                   ConnectEvents* events) {
+  auto stream = std::unique_ptr<HboneStream>(new HboneStream(this));
+  stream->connect_events_ = events;
+  std::vector<nghttp2_nv> headers{header(":method", "CONNECT"),
+                                  header(":authority", request.authority)};
+  const auto add = [&headers](std::string_view name, const std::string& value) {
+    if (!value.empty()) {
+      headers.push_back(header(name, value));
+    }
+  };
+  add("forwarded", request.forwarded);
+  add("baggage", request.baggage);
+  add("traceparent", request.traceparent);
+  const nghttp2_data_provider provider{{.ptr = nullptr}, &Callbacks::read_data};
+  const std::int32_t id = nghttp2_submit_request(session_, nullptr, headers.data(), headers.size(),
+                                                 &provider, nullptr);
+  if (id < 0) {
+    return nullptr;  // stream ids used up: can_connect() is false from here on
+  }
+  stream->id_ = id;
+  streams_[id] = stream.get();
+  events_->on_output_waiting();
+  return stream;
+}
+
+void HboneSession::submit_response(HboneStream& stream, int status) {
+  const std::string text = std::to_string(status);
+  const nghttp2_nv field = header(":status", text);
+  const nghttp2_data_provider provider{{.ptr = nullptr}, &Callbacks::read_data};
+  nghttp2_submit_response(session_, stream.id_, &field, 1, status == 200 ? &provider : nullptr);
+  if (status != 200) {
+    if (!stream.end_received_) {
+      // The answer is complete; whatever the peer still sends is of no use (RFC 9113 §8.1).
+      nghttp2_submit_rst_stream(session_, NGHTTP2_FLAG_NONE, stream.id_, NGHTTP2_NO_ERROR);
+    }
+    detach(stream);
+    events_->on_streams_changed();
+  }
+  events_->on_output_waiting();
+}
+
+bool HboneSession::can_connect() const {
+  const std::uint32_t theirs = nghttp2_session_get_remote_settings(
+      session_, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS);
+  return !draining_ && streams_.size() < std::min(kMaxStreamsOut, theirs) &&
+         nghttp2_session_check_request_allowed(session_) != 0;
+}
+
+void HboneSession::ping() {
+  nghttp2_submit_ping(session_, NGHTTP2_FLAG_NONE, nullptr);
+  events_->on_output_waiting();
+}
+
+void HboneSession::announce_end() {
+  if (role_ == Role::kServer) {
+    nghttp2_submit_shutdown_notice(session_);
+  } else {
+    draining_ = true;
+    nghttp2_submit_goaway(session_, NGHTTP2_FLAG_NONE, 0, NGHTTP2_NO_ERROR, nullptr, 0);
+  }
+  events_->on_output_waiting();
+}
+
+void HboneSession::refuse_new() {
+  draining_ = true;
+  nghttp2_submit_goaway(session_, NGHTTP2_FLAG_NONE,
+                        nghttp2_session_get_last_proc_stream_id(session_), NGHTTP2_NO_ERROR,
+                        nullptr, 0);
+  events_->on_output_waiting();
+}
+
+void HboneSession::abandon(const Error& error) {
+  draining_ = true;
+  const auto streams = std::exchange(streams_, {});
+  for (const auto& [id, stream] : streams) {
+    stream->session_ = nullptr;
+  }
+  const auto arriving = std::exchange(arriving_, {});
+  for (const auto& [id, stream] : streams) {
+    stream->end_with(error, false);
+  }
+}
+
+}  // namespace meshnode::proxy

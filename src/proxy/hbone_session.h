@@ -1,0 +1,185 @@
+#pragma once
+/// HBONE's HTTP/2 layer over memory (RFC 9113, CONNECT of §8.5): plaintext in, plaintext out, one
+/// HboneStream a tunnelled connection. No socket, TLS, clock or thread of its own.
+///
+/// Windows: 4 MiB a stream, 16 MiB a connection; credit returns only for bytes the other side has
+/// taken, so a slow receiver holds at most that much. Frames of up to 1 MiB are accepted.
+
+#include <cstdint>
+#include <memory>
+#include <meshnode/result.h>
+#include <meshnode/transport.h>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+struct nghttp2_session;
+struct nghttp2_frame;
+
+namespace meshnode::proxy {
+
+enum class Role { kClient, kServer };
+
+inline constexpr std::uint32_t kStreamWindow = 4U << 20U;
+inline constexpr std::int32_t kConnectionWindow = 16 << 20;
+inline constexpr std::uint32_t kMaxFrame = 1U << 20U;
+inline constexpr std::uint32_t kMaxStreamsIn = 200;
+inline constexpr std::uint32_t kMaxStreamsOut = 100;
+inline constexpr std::uint32_t kMaxHeaderList = 16U << 10U;
+/// DATA payloads are cut so that header (9 octets) and payload fill whole TLS records.
+inline constexpr std::size_t kMaxPayload = std::size_t{16} * 16'384 - 9;
+
+/// The header fields of a CONNECT that HBONE gives a meaning to; the rest is ignored.
+struct ConnectRequest {
+  std::string authority;
+  std::string forwarded;
+  std::string baggage;
+  std::string traceparent;
+};
+
+class HboneSession;
+
+/// Hears whether a CONNECT was accepted. Either event comes once, then no other.
+class ConnectEvents {
+ public:
+  virtual ~ConnectEvents() = default;
+  /// 200: the stream carries bytes from here on.
+  virtual void on_connect_accepted() = 0;
+  /// Any other status (`status` set), a reset, or a lost tunnel (0). `unprocessed`: the peer has
+  /// certainly done nothing with it, so it may be tried again elsewhere (RFC 9113 §8.7).
+  virtual void on_connect_refused(int status, bool unprocessed, const Error& error) = 0;
+};
+
+/// One tunnelled connection as a byte stream. shutdown() sends END_STREAM and queued() counts it
+/// until it has left; reset() sends RST_STREAM(CONNECT_ERROR). Outlives the session safely.
+/// start_reading() may deliver at once what arrived meanwhile.
+class HboneStream final : public Stream {
+ public:
+  ~HboneStream() override;
+  HboneStream(const HboneStream&) = delete;
+  HboneStream& operator=(const HboneStream&) = delete;
+
+  void set_events(StreamEvents* events) override { events_ = events; }
+  void start_reading() override;
+  void stop_reading() override { reading_ = false; }
+  void write(std::span<const Bytes> pieces) override;
+  void forward(MutableBytes data) override;
+  std::size_t queued() const override;
+  void shutdown() override;
+  void reset() override;
+  SocketAddress local_address() const override { return {}; }
+  SocketAddress peer_address() const override { return {}; }
+  std::optional<SocketAddress> original_destination() const override { return std::nullopt; }
+
+  /// Server only: 200 opens the stream for bytes, anything else ends it.
+  void respond(int status);
+
+ private:
+  friend class HboneSession;
+  explicit HboneStream(HboneSession* session) : session_(session) {}
+
+  Bytes sendable() const;
+  void kick();
+  void receive(MutableBytes data);
+  void receive_end();
+  void deliver();
+  void end_with(const Error& error, bool unprocessed);
+
+  HboneSession* session_;
+  std::int32_t id_ = -1;
+  StreamEvents* events_ = nullptr;
+  ConnectEvents* connect_events_ = nullptr;
+  MutableBytes view_;                  // borrowed from forward()'s caller, during the call only
+  std::vector<std::uint8_t> waiting_;  // kReadHeadroom bytes, then what could not be sent yet
+  std::size_t waiting_at_ = 0;         // start of the unsent part
+  std::vector<std::uint8_t> inbox_;    // arrived while reading was off; bounded by the window
+  std::size_t owed_ = 0;               // window credit held back
+  bool reading_ = false;
+  bool delivering_ = false;
+  bool shut_ = false;
+  bool end_sent_ = false;
+  bool end_received_ = false;
+  bool end_delivered_ = false;
+  bool was_queued_ = false;
+  bool closed_ = false;  // by nghttp2; nothing can be sent or reset any more
+  // A request's headers while they arrive (server), the response's status (client).
+  ConnectRequest request_;
+  std::string method_;
+  std::size_t header_bytes_ = 0;
+  int status_ = 0;
+};
+
+/// What a session asks of the tunnel around it.
+class HboneEvents {
+ public:
+  virtual ~HboneEvents() = default;
+  /// Whether more output is welcome now; if not, call pump() when it is again.
+  virtual bool writable() const = 0;
+  /// Plaintext for the peer: one or more whole frames. Borrowed; may be overwritten.
+  virtual void on_output(MutableBytes frames) = 0;
+  /// Something is ready to go: call pump() soon, once for all that comes up meanwhile.
+  virtual void on_output_waiting() = 0;
+  /// The end of a burst of on_output().
+  virtual void on_output_done() = 0;
+  /// Server only: a well-formed CONNECT.
+  virtual void on_connect(std::unique_ptr<HboneStream> stream, ConnectRequest request) = 0;
+  /// Server only: something that is no CONNECT; it has been answered.
+  virtual void on_malformed(const std::string& reason) = 0;
+  virtual void on_ping_answered() = 0;
+  /// The number of open streams, or the peer's willingness to take more, has changed.
+  virtual void on_streams_changed() = 0;
+};
+
+class HboneSession {
+ public:
+  HboneSession(Role role, HboneEvents* events);
+  ~HboneSession();
+  HboneSession(const HboneSession&) = delete;
+  HboneSession& operator=(const HboneSession&) = delete;
+
+  /// Plaintext from the peer, kReadHeadroom writable bytes before it. An error ends the session:
+  /// a GOAWAY has been put out where the protocol asks for one.
+  Status receive(MutableBytes data);
+  /// Puts out what is ready, as long as the tunnel is writable.
+  void pump();
+  /// Client only. The events outlive the stream or are told first.
+  std::unique_ptr<HboneStream> connect(const ConnectRequest& request, ConnectEvents* events);
+  bool can_connect() const;
+  std::size_t open_streams() const { return streams_.size(); }
+  void ping();
+  /// Announces the end: no new streams; those open live on (RFC 9113 §6.8, both steps).
+  void announce_end();
+  void refuse_new();
+  bool draining() const { return draining_; }
+  /// The tunnel is gone: every stream hears `error`.
+  void abandon(const Error& error);
+
+ private:
+  friend class HboneStream;
+  struct Callbacks;
+
+  void stage(Bytes frame);
+  void flush_stage();
+  void notify_drained();
+  void request_complete(HboneStream& stream);
+  void response_complete(HboneStream& stream);
+  void closed(std::int32_t id, std::uint32_t code);
+  void detach(HboneStream& stream);
+  void submit_response(HboneStream& stream, int status);
+  HboneStream* find(std::int32_t id) const;
+
+  Role role_;
+  HboneEvents* events_;
+  nghttp2_session* session_ = nullptr;
+  std::unordered_map<std::int32_t, HboneStream*> streams_;
+  std::unordered_map<std::int32_t, std::unique_ptr<HboneStream>> arriving_;
+  std::vector<std::uint8_t> stage_;
+  std::vector<std::int32_t> drained_;
+  bool receiving_ = false;
+  bool pumping_ = false;
+  bool pump_again_ = false;
+  bool draining_ = false;
+};
+
+}  // namespace meshnode::proxy

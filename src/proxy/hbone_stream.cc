@@ -1,0 +1,165 @@
+#include <nghttp2/nghttp2.h>
+
+#include <utility>
+
+#include "proxy/hbone_session.h"
+
+namespace meshnode::proxy {
+namespace {
+
+// Less than this is copied and sent together with what other streams have ready; more is framed
+// and encrypted where it lies.
+constexpr std::size_t kGatherBelow = 4096;
+
+}  // namespace
+
+HboneStream::~HboneStream() {
+  if (session_ == nullptr) {
+    return;
+  }
+  HboneSession& session = *session_;
+  session.detach(*this);
+  if (!closed_) {
+    nghttp2_submit_rst_stream(session.session_, NGHTTP2_FLAG_NONE, id_, NGHTTP2_CANCEL);
+  }
+  session.events_->on_streams_changed();
+  session.events_->on_output_waiting();
+}
+
+Bytes HboneStream::sendable() const {
+  if (!view_.empty()) {
+    return view_;
+  }
+  return Bytes(waiting_).subspan(waiting_at_);
+}
+
+std::size_t HboneStream::queued() const {
+  if (session_ == nullptr) {
+    return 0;
+  }
+  return view_.size() + waiting_.size() - waiting_at_ + (shut_ && !end_sent_ ? 1 : 0);
+}
+
+void HboneStream::kick() {
+  nghttp2_session_resume_data(session_->session_, id_);
+  session_->events_->on_output_waiting();
+}
+
+void HboneStream::write(std::span<const Bytes> pieces) {
+  if (session_ == nullptr || shut_) {
+    return;
+  }
+  for (const Bytes piece : pieces) {
+    if (waiting_.empty()) {
+      waiting_.resize(kReadHeadroom);
+      waiting_at_ = kReadHeadroom;
+    }
+    waiting_.insert(waiting_.end(), piece.begin(), piece.end());
+  }
+  was_queued_ = true;
+  kick();
+}
+
+void HboneStream::forward(MutableBytes data) {
+  if (session_ == nullptr || shut_) {
+    return;
+  }
+  if (data.size() > kGatherBelow && waiting_.empty() && !session_->pumping_ &&
+      !session_->receiving_) {
+    view_ = data;
+    nghttp2_session_resume_data(session_->session_, id_);
+    session_->pump();
+    data = std::exchange(view_, {});
+    if (data.empty() || session_ == nullptr) {
+      return;
+    }
+  }
+  const Bytes piece = data;
+  write({&piece, 1});
+}
+
+void HboneStream::shutdown() {
+  if (session_ == nullptr || shut_) {
+    return;
+  }
+  shut_ = true;
+  was_queued_ = true;
+  kick();
+}
+
+void HboneStream::reset() {
+  events_ = nullptr;
+  if (session_ == nullptr) {
+    return;
+  }
+  HboneSession& session = *session_;
+  session.detach(*this);
+  if (!closed_) {
+    nghttp2_submit_rst_stream(session.session_, NGHTTP2_FLAG_NONE, id_, NGHTTP2_CONNECT_ERROR);
+  }
+  session.events_->on_streams_changed();
+  session.events_->on_output_waiting();
+}
+
+void HboneStream::respond(int status) {
+  if (session_ != nullptr) {
+    session_->submit_response(*this, status);
+  }
+}
+
+void HboneStream::start_reading() {
+  reading_ = true;
+  deliver();
+}
+
+void HboneStream::receive(MutableBytes data) {
+  if (!reading_ || delivering_ || !inbox_.empty() || events_ == nullptr) {
+    inbox_.insert(inbox_.end(), data.begin(), data.end());
+    owed_ += data.size();
+    return;
+  }
+  events_->on_data(data);
+  owed_ += data.size();
+  if (reading_ && session_ != nullptr) {
+    nghttp2_session_consume(session_->session_, id_, std::exchange(owed_, 0));
+  }
+}
+
+void HboneStream::receive_end() {
+  end_received_ = true;
+  deliver();
+}
+
+void HboneStream::deliver() {
+  if (delivering_ || !reading_ || events_ == nullptr) {
+    return;
+  }
+  delivering_ = true;
+  if (!inbox_.empty()) {
+    std::vector<std::uint8_t> data(kReadHeadroom);
+    data.insert(data.end(), inbox_.begin(), inbox_.end());
+    inbox_ = {};
+    events_->on_data(MutableBytes(data).subspan(kReadHeadroom));
+  }
+  delivering_ = false;
+  if (reading_ && owed_ > 0 && session_ != nullptr) {
+    nghttp2_session_consume(session_->session_, id_, std::exchange(owed_, 0));
+    session_->events_->on_output_waiting();
+  }
+  if (reading_ && end_received_ && !end_delivered_ && inbox_.empty() && events_ != nullptr) {
+    end_delivered_ = true;
+    events_->on_end();
+  }
+}
+
+void HboneStream::end_with(const Error& error, bool unprocessed) {
+  if (ConnectEvents* events = std::exchange(connect_events_, nullptr)) {
+    events->on_connect_refused(0, unprocessed, error);
+    return;
+  }
+  if (StreamEvents* events = std::exchange(events_, nullptr)) {
+    events->on_error(error);
+  }
+}
+
+}  // namespace meshnode::proxy

@@ -1,0 +1,81 @@
+#include "proxy/pipe.h"
+
+#include <utility>
+
+namespace meshnode::proxy {
+
+Pipe::Pipe(std::unique_ptr<Stream> caller, std::unique_ptr<Stream> callee, PipeEvents* events)
+    : events_(events),
+      caller_(*this, std::move(caller), true),
+      callee_(*this, std::move(callee), false) {
+  caller_.other_ = &callee_;
+  callee_.other_ = &caller_;
+}
+
+void Pipe::start() {
+  caller_.stream_->set_events(&caller_);
+  callee_.stream_->set_events(&callee_);
+  caller_.stream_->start_reading();
+  callee_.stream_->start_reading();
+}
+
+void Pipe::abort() {
+  if (done_) {
+    return;
+  }
+  done_ = true;
+  caller_.stream_->reset();
+  callee_.stream_->reset();
+}
+
+void Pipe::Side::on_data(MutableBytes data) {
+  if (pipe_.done_) {
+    return;
+  }
+  pipe_.events_->on_piped(is_caller_, data.size());
+  other_->stream_->forward(data);
+  if (other_->stream_->queued() > kPauseAbove) {
+    stream_->stop_reading();
+  }
+}
+
+void Pipe::Side::on_end() {
+  if (pipe_.done_) {
+    return;
+  }
+  ended_ = true;
+  other_->stream_->shutdown();
+  pipe_.check_done();
+}
+
+void Pipe::Side::on_error(const Error& error) {
+  if (pipe_.done_) {
+    return;
+  }
+  other_->stream_->reset();
+  pipe_.finish(error.message);
+}
+
+void Pipe::Side::on_drained() {
+  if (pipe_.done_) {
+    return;
+  }
+  if (!other_->ended_) {
+    other_->stream_->start_reading();
+  }
+  pipe_.check_done();
+}
+
+void Pipe::check_done() {
+  if (!done_ && caller_.ended_ && callee_.ended_ && caller_.stream_->queued() == 0 &&
+      callee_.stream_->queued() == 0) {
+    finish({});
+  }
+}
+
+void Pipe::finish(const std::string& error) {
+  done_ = true;
+  events_->on_pipe_done(error);
+}
+
+}  // namespace meshnode::proxy

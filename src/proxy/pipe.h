@@ -1,0 +1,59 @@
+#pragma once
+/// Carries bytes, ends and resets between two streams until both directions are done, with
+/// back-pressure: what one side does not take stops the reading of the other. TCP ends and h2
+/// ends behave alike (both are Streams). Thread: one loop.
+
+#include <cstdint>
+#include <memory>
+#include <meshnode/transport.h>
+#include <string>
+
+namespace meshnode::proxy {
+
+/// Reading of one side pauses while more than this waits for the other.
+inline constexpr std::size_t kPauseAbove = std::size_t{128} * 1024;
+
+class PipeEvents {
+ public:
+  virtual ~PipeEvents() = default;
+  virtual void on_piped(bool from_caller, std::size_t bytes) = 0;
+  /// Both directions ended, or one side failed and the other was reset. Comes once; retire the
+  /// pipe's owner.
+  virtual void on_pipe_done(const std::string& error) = 0;
+};
+
+class Pipe {
+ public:
+  Pipe(std::unique_ptr<Stream> caller, std::unique_ptr<Stream> callee, PipeEvents* events);
+  /// Starts both directions.
+  void start();
+  /// Resets both sides; no further events.
+  void abort();
+
+ private:
+  class Side final : public StreamEvents {
+   public:
+    Side(Pipe& pipe, std::unique_ptr<Stream> stream, bool is_caller)
+        : pipe_(pipe), stream_(std::move(stream)), is_caller_(is_caller) {}
+    void on_data(MutableBytes data) override;
+    void on_end() override;
+    void on_error(const Error& error) override;
+    void on_drained() override;
+
+    Pipe& pipe_;
+    std::unique_ptr<Stream> stream_;
+    Side* other_ = nullptr;
+    bool is_caller_;
+    bool ended_ = false;
+  };
+
+  void check_done();
+  void finish(const std::string& error);
+
+  PipeEvents* events_;
+  Side caller_;
+  Side callee_;
+  bool done_ = false;
+};
+
+}  // namespace meshnode::proxy

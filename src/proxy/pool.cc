@@ -1,0 +1,222 @@
+#include "proxy/pool.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace meshnode::proxy {
+
+/// A TCP connect to a far agent.
+class Pool::Opening final : public Retirable, private DialEvents {
+ public:
+  Opening(Pool& pool, const PoolKey& key) : pool_(pool), key_(key) {}
+  void start() {
+    DialOptions options;
+    options.to = key_.to;
+    options.source = key_.source;
+    dial_ = pool_.context_.network.dial(options, this);
+  }
+  const PoolKey& key() const { return key_; }
+
+ private:
+  void on_connected(std::unique_ptr<Stream> stream) override {
+    pool_.opened(*this, std::move(stream));
+  }
+  void on_dial_failed(const Error& error) override {
+    Pool& pool = pool_;
+    const PoolKey key = key_;
+    pool.context_.executor.retire(pool.take(*this));
+    pool.open_failed(
+        key, telemetry::Flag::kConnect,
+        {error.code, fmt::format("no tunnel to {}: {}; is the far agent running, and does a "
+                                 "firewall block port {}?",
+                                 key.to.text(), error.message, key.to.port)});
+  }
+
+  Pool& pool_;
+  PoolKey key_;
+  std::unique_ptr<Dial> dial_;
+};
+
+PoolRequest::~PoolRequest() {
+  if (pool_ != nullptr) {
+    pool_->withdraw(*this);
+  }
+}
+
+void PoolRequest::on_connect_accepted() {
+  pool_ = nullptr;
+  events_->on_tunnelled(std::move(stream_));
+}
+
+void PoolRequest::on_connect_refused(int status, bool unprocessed, const Error& error) {
+  // Nothing of the caller's has been sent yet: a tunnel that died under the request, or a peer
+  // that certainly ignored it, is no reason to fail the first time.
+  if (status == 0 && !retried_ && (unprocessed || error.code == ErrorCode::kReset)) {
+    retried_ = true;
+    Pool& pool = *pool_;
+    pool.context_.executor.defer([stream = std::shared_ptr<HboneStream>(std::move(stream_))] {});
+    auto& entry = pool.entries_[*key_];
+    entry.waiting.push_back(this);
+    pool.context_.executor.defer([&pool, key = *key_] { pool.serve(key); });
+    return;
+  }
+  pool_ = nullptr;
+  const telemetry::Flag flag = status == 401   ? telemetry::Flag::kDeny
+                               : status == 0   ? telemetry::Flag::kH2HandshakeFailure
+                                               : telemetry::Flag::kConnect;
+  events_->on_tunnel_refused(flag, error);
+}
+
+Pool::~Pool() {
+  for (auto& [key, entry] : entries_) {
+    for (PoolRequest* request : entry.waiting) {
+      request->pool_ = nullptr;
+    }
+  }
+  key_of_.clear();
+}
+
+std::unique_ptr<PoolRequest> Pool::connect(const PoolKey& key, ConnectRequest request,
+                                           PoolEvents* events) {
+  auto wish = std::unique_ptr<PoolRequest>(new PoolRequest(std::move(request), events));
+  const auto entry = entries_.try_emplace(key).first;
+  wish->pool_ = this;
+  wish->key_ = &entry->first;
+  entry->second.waiting.push_back(wish.get());
+  // Never an event before this function has returned.
+  context_.executor.defer([this, key] { serve(key); });
+  return wish;
+}
+
+void Pool::serve(const PoolKey& key) {
+  const auto found = entries_.find(key);
+  if (found == entries_.end()) {
+    return;
+  }
+  Entry& entry = found->second;
+  for (const auto& tunnel : entry.tunnels) {
+    while (!entry.waiting.empty() && tunnel->can_connect()) {
+      PoolRequest* request = entry.waiting.front();
+      auto stream = tunnel->connect(request->request_, request);
+      if (!stream) {
+        break;
+      }
+      entry.waiting.pop_front();
+      request->stream_ = std::move(stream);
+    }
+  }
+  const std::size_t coming = (entry.openings.size() + entry.handshaking) * kMaxStreamsOut;
+  if (entry.waiting.size() > coming) {
+    open_tunnel(found->first, entry);
+  }
+  drop_if_empty(key);
+}
+
+void Pool::open_tunnel(const PoolKey& key, Entry& entry) {
+  entry.openings.push_back(std::make_unique<Opening>(*this, key));
+  entry.openings.back()->start();
+}
+
+std::unique_ptr<Pool::Opening> Pool::take(Opening& opening) {
+  auto& openings = entries_[opening.key()].openings;
+  const auto at = std::find_if(openings.begin(), openings.end(),
+                               [&](const auto& owned) { return owned.get() == &opening; });
+  auto owned = std::move(*at);
+  openings.erase(at);
+  return owned;
+}
+
+void Pool::opened(Opening& opening, std::unique_ptr<Stream> stream) {
+  const PoolKey key = opening.key();
+  context_.executor.retire(take(opening));
+  auto tunnel = std::make_unique<Tunnel>(context_, Role::kClient, this);
+  auto session = tls::Session::client(
+      key.credential, key.expected, [&clock = context_.clock] { return clock.wall_now(); },
+      tunnel->tls_events());
+  if (!session) {
+    open_failed(key, telemetry::Flag::kTlsFailure, session.error());
+    return;
+  }
+  const auto found = entries_.find(key);
+  Tunnel& started = *tunnel;
+  found->second.tunnels.push_back(std::move(tunnel));
+  ++found->second.handshaking;
+  key_of_[&started] = &found->first;
+  ++context_.stats.tunnels_outbound;
+  started.start(std::move(stream), std::move(*session));
+}
+
+void Pool::open_failed(const PoolKey& key, telemetry::Flag flag, const Error& error) {
+  context_.reports.tunnel_failed(key.to, error.message);
+  const auto found = entries_.find(key);
+  if (found == entries_.end()) {
+    return;
+  }
+  const auto waiting = std::exchange(found->second.waiting, {});
+  drop_if_empty(key);
+  for (PoolRequest* request : waiting) {
+    request->pool_ = nullptr;
+    request->events_->on_tunnel_refused(flag, error);
+  }
+}
+
+void Pool::on_tunnel_ready(Tunnel& tunnel) {
+  const PoolKey key = *key_of_[&tunnel];
+  --entries_[key].handshaking;
+  context_.executor.defer([this, key] { serve(key); });
+}
+
+void Pool::on_tunnel_changed(Tunnel& tunnel) {
+  const auto found = key_of_.find(&tunnel);
+  if (found != key_of_.end() && !entries_[*found->second].waiting.empty()) {
+    context_.executor.defer([this, key = *found->second] { serve(key); });
+  }
+}
+
+void Pool::on_tunnel_gone(Tunnel& tunnel, bool handshake, const std::string& error) {
+  const auto known = key_of_.find(&tunnel);
+  const PoolKey key = *known->second;
+  key_of_.erase(known);
+  --context_.stats.tunnels_outbound;
+  Entry& entry = entries_[key];
+  const auto at = std::find_if(entry.tunnels.begin(), entry.tunnels.end(),
+                               [&](const auto& owned) { return owned.get() == &tunnel; });
+  context_.executor.retire(std::move(*at));
+  entry.tunnels.erase(at);
+  if (handshake) {
+    --entry.handshaking;
+    open_failed(key, telemetry::Flag::kTlsFailure,
+                {ErrorCode::kTls, fmt::format("no tunnel to {}: {}", key.to.text(), error)});
+    return;
+  }
+  context_.executor.defer([this, key] { serve(key); });
+}
+
+void Pool::withdraw(PoolRequest& request) {
+  const auto found = entries_.find(*request.key_);
+  if (found != entries_.end()) {
+    found->second.waiting.remove(&request);
+  }
+}
+
+void Pool::drop_if_empty(const PoolKey& key) {
+  const auto found = entries_.find(key);
+  if (found != entries_.end() && found->second.tunnels.empty() &&
+      found->second.openings.empty() && found->second.waiting.empty()) {
+    entries_.erase(found);
+  }
+}
+
+void Pool::drain() {
+  std::vector<Tunnel*> all;
+  for (const auto& [tunnel, key] : key_of_) {
+    all.push_back(tunnel);
+  }
+  for (Tunnel* tunnel : all) {
+    tunnel->drain();
+  }
+}
+
+}  // namespace meshnode::proxy

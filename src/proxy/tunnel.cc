@@ -1,0 +1,330 @@
+#include "proxy/tunnel.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace meshnode::proxy {
+namespace {
+
+constexpr std::size_t kCiphertextBatch = std::size_t{64} * 1024;
+// More than this waiting for the socket: take no more from the streams.
+constexpr std::size_t kMaxQueued = std::size_t{256} * 1024;
+constexpr Duration kLinger = std::chrono::seconds(1);
+
+}  // namespace
+
+Tunnel::Tunnel(ProxyContext& context, Role role, TunnelOwner* owner)
+    : context_(context),
+      role_(role),
+      owner_(owner),
+      hbone_(role, this),
+      timer_(context.clock.timer([this] { on_timer(); })) {}
+
+Tunnel::~Tunnel() {
+  ended_ = true;
+  *alive_ = false;
+  if (context_.buffers.ciphertext_owner == this) {
+    context_.buffers.ciphertext_owner = nullptr;
+    context_.buffers.ciphertext.clear();
+  }
+}
+
+void Tunnel::start(std::unique_ptr<Stream> stream, std::unique_ptr<tls::Session> session) {
+  stream_ = std::move(stream);
+  tls_ = std::move(session);
+  peer_ = stream_->peer_address();
+  local_ = stream_->local_address();
+  last_heard_ = idle_since_ = context_.clock.now();
+  timer_->start(kHandshakeTimeout);
+  stream_->set_events(this);
+  stream_->start_reading();
+  if (role_ == Role::kClient) {
+    drive_handshake();
+  }
+}
+
+void Tunnel::on_data(MutableBytes data) {
+  if (ended_ || lingering_) {
+    return;
+  }
+  last_heard_ = context_.clock.now();
+  tls_->feed(data);
+  if (!ready_) {
+    drive_handshake();
+  }
+  if (ready_) {
+    decrypt();
+  }
+  flush();
+}
+
+void Tunnel::drive_handshake() {
+  const auto progress = tls_->handshake();
+  flush();
+  if (!progress) {
+    fail_with(progress.error().message);
+    return;
+  }
+  if (*progress != tls::Session::Progress::kDone) {
+    return;
+  }
+  ready_ = true;
+  arm_timer();
+  hbone_.pump();
+  owner_->on_tunnel_ready(*this);
+}
+
+void Tunnel::on_signed() {
+  if (ended_ || lingering_ || ready_) {
+    return;
+  }
+  drive_handshake();
+  if (ready_ && !ended_) {
+    decrypt();  // what came with the last handshake bytes
+  }
+  flush();
+}
+
+void Tunnel::decrypt() {
+  while (!ended_) {
+    const MutableBytes buffer = context_.buffers.plaintext();
+    const auto got = tls_->read(buffer);
+    if (!got) {
+      fail_with(got.error().message);
+      return;
+    }
+    if (got->size > 0) {
+      if (auto received = hbone_.receive(buffer.first(got->size)); !received) {
+        fail_with(received.error().message);
+        return;
+      }
+    }
+    if (got->closed) {
+      gone(hbone_.open_streams() == 0 ? "" : "the far agent closed the tunnel");
+      return;
+    }
+    if (got->need_input) {
+      return;
+    }
+  }
+}
+
+void Tunnel::on_end() {
+  if (lingering_) {
+    gone(linger_reason_);
+    return;
+  }
+  if (!ended_) {
+    gone(ready_ && hbone_.open_streams() == 0 ? "" : "the far agent closed the connection");
+  }
+}
+
+void Tunnel::on_error(const Error& error) {
+  if (!ended_) {
+    gone(lingering_ ? linger_reason_ : error.message);
+  }
+}
+
+void Tunnel::on_drained() {
+  if (ended_) {
+    return;
+  }
+  if (refusing_ && hbone_.open_streams() == 0) {
+    end_gracefully();
+    return;
+  }
+  hbone_.pump();
+}
+
+void Tunnel::on_ciphertext(Bytes record) {
+  LoopBuffers& buffers = context_.buffers;
+  if (buffers.ciphertext_owner != this) {
+    if (buffers.ciphertext_owner != nullptr) {
+      buffers.ciphertext_owner->flush();
+    }
+    buffers.ciphertext_owner = this;
+  }
+  buffers.ciphertext.insert(buffers.ciphertext.end(), record.begin(), record.end());
+  if (buffers.ciphertext.size() >= kCiphertextBatch) {
+    flush();
+  }
+}
+
+void Tunnel::flush() {
+  LoopBuffers& buffers = context_.buffers;
+  if (buffers.ciphertext_owner != this || buffers.ciphertext.empty()) {
+    return;
+  }
+  const Bytes all = buffers.ciphertext;
+  stream_->write({&all, 1});
+  buffers.ciphertext.clear();
+}
+
+bool Tunnel::writable() const {
+  return ready_ && !ended_ && stream_->queued() < kMaxQueued;
+}
+
+void Tunnel::on_output(MutableBytes frames) {
+  if (ended_) {
+    return;
+  }
+  if (auto written = tls_->write(frames); !written) {
+    // Not from within nghttp2's callback: the timer ends the tunnel at once.
+    linger_reason_ = written.error().message;
+    timer_->start(Duration::zero());
+    pinging_ = true;
+    ping_sent_ = Instant{context_.clock.now().since_start - kPongWithin};
+  }
+}
+
+void Tunnel::on_output_waiting() {
+  if (pump_deferred_ || ended_ || !ready_) {
+    return;
+  }
+  pump_deferred_ = true;
+  context_.executor.defer([this, alive = alive_] {
+    if (*alive) {
+      pump_deferred_ = false;
+      hbone_.pump();
+    }
+  });
+}
+
+void Tunnel::on_output_done() { flush(); }
+
+void Tunnel::on_connect(std::unique_ptr<HboneStream> stream, ConnectRequest request) {
+  owner_->on_connect(*this, std::move(stream), std::move(request));
+}
+
+void Tunnel::on_malformed(const std::string& reason) { owner_->on_malformed(*this, reason); }
+
+void Tunnel::on_ping_answered() { pinging_ = false; }
+
+void Tunnel::on_streams_changed() {
+  if (ended_) {
+    return;
+  }
+  idle_since_ = context_.clock.now();
+  if (hbone_.draining() && hbone_.open_streams() == 0 && ready_) {
+    // Out of whatever callback this is; on_timer() sees to the rest.
+    refusing_ = true;
+    timer_->start(Duration::zero());
+    return;
+  }
+  owner_->on_tunnel_changed(*this);
+}
+
+void Tunnel::drain() {
+  if (announced_ || ended_) {
+    return;
+  }
+  announced_ = true;
+  if (!ready_) {
+    gone("the agent is stopping");
+    return;
+  }
+  hbone_.announce_end();
+  timer_->start(kGoawayPause);
+}
+
+void Tunnel::arm_timer() {
+  const Instant now = context_.clock.now();
+  Instant next = pinging_ ? ping_sent_ + kPongWithin : last_heard_ + kPingAfter;
+  if (hbone_.open_streams() == 0) {
+    next = std::min(next, idle_since_ + kIdleTunnel);
+  }
+  if (announced_ && !refusing_) {
+    next = std::min(next, now + kGoawayPause);
+  }
+  timer_->start(std::max(next - now, Duration(std::chrono::milliseconds(1))));
+}
+
+void Tunnel::on_timer() {
+  if (ended_) {
+    return;
+  }
+  if (lingering_) {
+    gone(linger_reason_);
+    return;
+  }
+  if (!ready_) {
+    fail_with("the TLS handshake took longer than 5 s; a firewall or a program that does not "
+              "speak TLS may hold the port");
+    return;
+  }
+  const Instant now = context_.clock.now();
+  if (pinging_ && now >= ping_sent_ + kPongWithin) {
+    fail_with(linger_reason_.empty() ? "the far agent did not answer a ping within 20 s"
+                                     : linger_reason_);
+    return;
+  }
+  const bool idle = hbone_.open_streams() == 0;
+  if (idle && refusing_) {
+    end_gracefully();
+    return;
+  }
+  if (announced_ && !refusing_) {
+    refusing_ = true;
+    hbone_.refuse_new();
+  }
+  const bool expired = context_.clock.wall_now() > tls_->peer().not_after;
+  if (!announced_ && (expired || (idle && now >= idle_since_ + kIdleTunnel))) {
+    announced_ = true;
+    hbone_.announce_end();
+  }
+  if (!pinging_ && now >= last_heard_ + kPingAfter) {
+    pinging_ = true;
+    ping_sent_ = now;
+    hbone_.ping();
+  }
+  if (idle && refusing_) {
+    timer_->start(Duration::zero());
+    return;
+  }
+  arm_timer();
+}
+
+void Tunnel::fail_with(const std::string& reason) {
+  if (ended_ || lingering_) {
+    return;
+  }
+  flush();
+  if (!ready_ && role_ == Role::kServer) {
+    linger_reason_ = reason;
+    linger();
+    return;
+  }
+  gone(reason);
+}
+
+void Tunnel::linger() {
+  // Closing with unread bytes would send RST, and the peer might never read the alert.
+  lingering_ = true;
+  stream_->shutdown();
+  timer_->start(kLinger);
+}
+
+void Tunnel::end_gracefully() {
+  hbone_.pump();
+  tls_->close();
+  flush();
+  if (stream_->queued() > 0) {
+    return;  // on_drained() comes back here
+  }
+  stream_->shutdown();
+  gone("");
+}
+
+void Tunnel::gone(const std::string& error) {
+  if (ended_) {
+    return;
+  }
+  flush();
+  ended_ = true;
+  timer_->stop();
+  const bool was_ready = ready_;
+  hbone_.abandon({ErrorCode::kReset, error.empty() ? "the tunnel was closed" : error});
+  owner_->on_tunnel_gone(*this, !was_ready, error);
+}
+
+}  // namespace meshnode::proxy

@@ -1,0 +1,118 @@
+#pragma once
+/// One HBONE connection: TCP, TLS and HTTP/2 joined, with the contract's timers. The shell around
+/// tls::Session and HboneSession. Thread: one loop; ends only through its owner's retire().
+
+#include <memory>
+#include <meshnode/clock.h>
+#include <meshnode/executor.h>
+#include <meshnode/transport.h>
+#include <string>
+
+#include "proxy/context.h"
+#include "proxy/hbone_session.h"
+#include "tls/session.h"
+
+namespace meshnode::proxy {
+
+inline constexpr Duration kHandshakeTimeout = std::chrono::seconds(5);
+inline constexpr Duration kPingAfter = std::chrono::seconds(10);
+inline constexpr Duration kPongWithin = std::chrono::seconds(20);
+inline constexpr Duration kIdleTunnel = std::chrono::minutes(5);
+/// Between the two GOAWAYs of a graceful end: a round trip for requests already on their way.
+inline constexpr Duration kGoawayPause = std::chrono::seconds(1);
+
+class Tunnel;
+
+class TunnelOwner {
+ public:
+  virtual ~TunnelOwner() = default;
+  virtual void on_tunnel_ready(Tunnel& tunnel) = 0;
+  /// Streams came or went, or the tunnel takes no more.
+  virtual void on_tunnel_changed(Tunnel& tunnel) = 0;
+  /// It is over, `error` empty after a graceful end: retire it. `handshake`: it never was ready.
+  virtual void on_tunnel_gone(Tunnel& tunnel, bool handshake, const std::string& error) = 0;
+  /// Server only.
+  virtual void on_connect(Tunnel& tunnel, std::unique_ptr<HboneStream> stream,
+                          ConnectRequest request) = 0;
+  virtual void on_malformed(Tunnel& tunnel, const std::string& reason) = 0;
+};
+
+class Tunnel final : public Retirable,
+                     private StreamEvents,
+                     private tls::SessionEvents,
+                     private HboneEvents {
+ public:
+  Tunnel(ProxyContext& context, Role role, TunnelOwner* owner);
+  ~Tunnel() override;
+
+  tls::SessionEvents* tls_events() { return this; }
+  /// Begins the handshake; `session` was made with tls_events().
+  void start(std::unique_ptr<Stream> stream, std::unique_ptr<tls::Session> session);
+
+  bool ready() const { return ready_; }
+  bool can_connect() const { return ready_ && !ended_ && hbone_.can_connect(); }
+  std::size_t open_streams() const { return hbone_.open_streams(); }
+  std::unique_ptr<HboneStream> connect(const ConnectRequest& request, ConnectEvents* events) {
+    return hbone_.connect(request, events);
+  }
+  const tls::Session& session() const { return *tls_; }
+  SocketAddress peer_address() const { return peer_; }
+  SocketAddress local_address() const { return local_; }
+  /// GOAWAY now; over once the last stream is.
+  void drain();
+
+ private:
+  friend struct LoopBuffers;
+
+  // StreamEvents
+  void on_data(MutableBytes data) override;
+  void on_end() override;
+  void on_error(const Error& error) override;
+  void on_drained() override;
+  // tls::SessionEvents
+  void on_ciphertext(Bytes record) override;
+  void on_signed() override;
+  // HboneEvents
+  bool writable() const override;
+  void on_output(MutableBytes frames) override;
+  void on_output_waiting() override;
+  void on_output_done() override;
+  void on_connect(std::unique_ptr<HboneStream> stream, ConnectRequest request) override;
+  void on_malformed(const std::string& reason) override;
+  void on_ping_answered() override;
+  void on_streams_changed() override;
+
+  void drive_handshake();
+  void decrypt();
+  void flush();
+  void on_timer();
+  void arm_timer();
+  void fail_with(const std::string& reason);
+  void linger();
+  void end_gracefully();
+  void gone(const std::string& error);
+
+  ProxyContext& context_;
+  Role role_;
+  TunnelOwner* owner_;
+  std::unique_ptr<Stream> stream_;
+  std::unique_ptr<tls::Session> tls_;
+  HboneSession hbone_;
+  std::unique_ptr<Timer> timer_;
+  SocketAddress peer_;
+  SocketAddress local_;
+  Instant last_heard_{};
+  Instant idle_since_{};
+  Instant ping_sent_{};
+  bool ready_ = false;
+  bool pinging_ = false;
+  bool pump_deferred_ = false;
+  bool announced_ = false;  // first GOAWAY sent
+  bool refusing_ = false;   // second GOAWAY sent
+  bool lingering_ = false;  // handshake refused: reading on so that the peer sees the alert
+  bool ended_ = false;
+  std::string linger_reason_;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // for deferred tasks
+};
+
+}  // namespace meshnode::proxy
