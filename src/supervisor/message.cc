@@ -11,8 +11,8 @@ using nlohmann::json;
 
 // Nothing on the channel nests deeper; a bound keeps 4 MiB of brackets from growing into 400 MiB.
 constexpr int kMaxDepth = 4;
-constexpr std::size_t kMaxWaiting = 1024;  // as many as a capture spec has workloads
-constexpr std::size_t kMaxBypass = 64;
+constexpr std::size_t kMaxWorkloads = 1024;  // of a capture spec
+constexpr std::size_t kMaxReasons = 64;
 
 std::string clipped(const std::string& text) { return text.substr(0, kMaxText); }
 
@@ -35,22 +35,29 @@ json to_json(const Listeners& m) {
 }
 json to_json(const Reload&) { return {{"type", "reload"}}; }
 json to_json(const Drain&) { return {{"type", "drain"}}; }
+json to_json(const std::map<std::string, std::uint64_t>& counts, std::size_t max) {
+  json object = json::object();
+  for (const auto& [name, count] : counts) {
+    if (object.size() == max) break;
+    object[clipped(name)] = count;
+  }
+  return object;
+}
 json to_json(const CaptureReport& m) {
   auto waiting = m.waiting;
-  if (waiting.size() > kMaxWaiting) waiting.resize(kMaxWaiting);
-  json bypass = json::object();
-  for (const auto& [reason, count] : m.bypass) {
-    if (bypass.size() == kMaxBypass) break;
-    bypass[clipped(reason)] = count;
-  }
+  if (waiting.size() > kMaxWorkloads) waiting.resize(kMaxWorkloads);
+  for (auto& name : waiting) name = clipped(name);
   return {{"type", "capture-report"},
           {"ok", m.ok},
           {"error", clipped(m.error)},
           {"v4", m.v4},
           {"v6", m.v6},
+          {"otherBackend", m.other_backend},
           {"repaired", m.repaired},
+          {"lastRepair", clipped(m.last_repair)},
           {"waiting", waiting},
-          {"bypass", bypass}};
+          {"bypass", to_json(m.bypass, kMaxReasons)},
+          {"bypassByWorkload", to_json(m.bypass_by_workload, kMaxWorkloads)}};
 }
 json to_json(const Ready&) { return {{"type", "ready"}}; }
 json to_json(const CaptureRequest& m) {
@@ -173,9 +180,12 @@ void read(Fields& fields, CaptureReport& m) {
   m.error = fields.text("error");
   m.v4 = fields.flag("v4");
   m.v6 = fields.flag("v6");
+  m.other_backend = fields.flag("otherBackend");
   m.repaired = fields.count("repaired");
-  m.waiting = fields.texts("waiting", kMaxWaiting);
-  m.bypass = fields.counts("bypass", kMaxBypass);
+  m.last_repair = fields.text("lastRepair");
+  m.waiting = fields.texts("waiting", kMaxWorkloads);
+  m.bypass = fields.counts("bypass", kMaxReasons);
+  m.bypass_by_workload = fields.counts("bypassByWorkload", kMaxWorkloads);
 }
 
 }  // namespace

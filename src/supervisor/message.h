@@ -30,7 +30,7 @@ struct WorkerHistory {
 };
 
 /// The first message: the listening sockets, one descriptor a name, in this order. The names are
-/// those of capture/listeners.h.
+/// those of capture/listeners.h and supervisor/sockets.h.
 struct Listeners {
   std::vector<std::string> names;
   WorkerHistory history;
@@ -50,10 +50,16 @@ struct CaptureReport {
   std::string error;  ///< why they are not, with the next step
   bool v4 = false;    ///< rules exist for the family
   bool v6 = false;
+  /// The iptables backend that we do not use (legacy or nft) holds rules too: packets pass both.
+  bool other_backend = false;
   std::uint64_t repaired = 0;        ///< how often rules had gone missing and were put back
+  std::string last_repair;           ///< what had, one line each; empty when nothing ever
   std::vector<std::string> waiting;  ///< enrolled workloads ("namespace/name") without a rule yet:
                                      ///< their cgroup does not exist
-  std::map<std::string, std::uint64_t> bypass;  ///< backstop hits, by reason
+  /// Packets that a backstop rejected: by reason ("inbound", "outbound", "own-port"), and by
+  /// workload ("namespace/name") where the reason has one.
+  std::map<std::string, std::uint64_t> bypass;
+  std::map<std::string, std::uint64_t> bypass_by_workload;
   bool operator==(const CaptureReport&) const = default;
 };
 

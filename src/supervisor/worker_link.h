@@ -20,7 +20,8 @@ inline constexpr int kChannelDescriptor = 3;
 
 struct WorkerCallbacks {
   /// Once, before any other. Bound, listening, non-blocking sockets by the names of
-  /// capture/listeners.h (those of an address family the host lacks are missing). They belong to
+  /// capture/listeners.h ("outbound4", ...), and "metrics4", "metrics6", "ready4", "ready6" and
+  /// "admin"; those of an address family the host lacks are missing. They belong to
   /// the receiver and normally stay open until the process ends.
   std::function<void(std::map<std::string, int> by_name, WorkerHistory history)> on_listeners;
   std::function<void()> on_reload;

@@ -1,0 +1,106 @@
+#include "supervisor/rules.h"
+
+#include <utility>
+
+#include "base/log.h"
+
+namespace meshnode::supervisor {
+namespace {
+
+constexpr const char* kScope = "capture";
+
+std::string joined(const std::vector<std::string>& lines) {
+  std::string text;
+  for (const auto& line : lines) text += (text.empty() ? "" : "\n") + line;
+  return text;
+}
+
+}  // namespace
+
+void Rules::want(capture::Spec spec) {
+  if (!stale_ && wanted_ == spec) return;
+  wanted_ = std::move(spec);
+  stale_ = true;
+}
+
+bool Rules::refresh() {
+  if (!wanted_) return false;
+  const CaptureReport before = report_;
+  const bool verifying = !stale_;
+  auto now = bring_about();
+  if (now) {
+    stale_ = false;
+    take_over(*now, verifying);
+  } else {
+    report_.ok = false;
+    report_.error = now.error().message;
+    // A verification that failed says nothing about what is in the kernel: apply again.
+    stale_ = true;
+    if (report_.error != before.error) {
+      log::error(kScope, "rules are not in force", {{"error", report_.error}});
+    }
+  }
+  return report_ != before;
+}
+
+Result<capture::Report> Rules::bring_about() {
+  if (wanted_->workloads.empty() && !installed_) {
+    if (!stale_) return capture::Report{};
+    // Whatever an earlier run left behind serves no connection of this one.
+    auto removed = applier_.remove();
+    if (!removed) return fail(removed.error());
+    if (!removed->empty()) {
+      log::info(kScope, "rules of an earlier run removed", {{"removed", removed->size()}});
+    }
+    return capture::Report{};
+  }
+  if (!stale_) return applier_.verify_and_repair();
+  auto applied = applier_.apply(*wanted_);
+  if (applied) {
+    installed_ = true;
+    log::info(kScope, "rules applied",
+              {{"workloads", wanted_->workloads.size()},
+               {"waiting", applied->waiting.size()},
+               {"ipv4", applied->v4},
+               {"ipv6", applied->v6}});
+  }
+  return applied;
+}
+
+void Rules::take_over(const capture::Report& now, bool verified) {
+  report_.ok = true;
+  report_.error.clear();
+  report_.v4 = now.v4;
+  report_.v6 = now.v6;
+  report_.other_backend = now.other_backend;
+  report_.waiting = now.waiting;
+  if (verified && !now.repaired.empty()) {
+    report_.repaired += 1;
+    report_.last_repair = joined(now.repaired);
+    log::warn(kScope, "rules had gone missing and were put back",
+              {{"differences", now.repaired.size()}, {"first", now.repaired.front()}});
+  }
+  report_.bypass.clear();
+  report_.bypass_by_workload.clear();
+  for (const auto& hit : applier_.counters()) {
+    if (hit.packets == 0) continue;
+    report_.bypass[hit.reason] += hit.packets;
+    if (!hit.workload.empty()) report_.bypass_by_workload[hit.workload] += hit.packets;
+  }
+}
+
+Status Rules::release() {
+  if (!installed_) return {};
+  auto applied = applier_.apply({});
+  if (!applied) return fail(applied.error());
+  return {};
+}
+
+Status Rules::remove() {
+  auto removed = applier_.remove();
+  if (!removed) return fail(removed.error());
+  log::info(kScope, "rules removed", {{"removed", removed->size()}});
+  return {};
+}
+
+}  // namespace meshnode::supervisor

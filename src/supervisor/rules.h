@@ -1,0 +1,44 @@
+#pragma once
+/// Keeps the kernel's capture rules equal to what the worker asked for last. Blocks while the
+/// packet filter's tools run, which only the supervisor may. One thread.
+
+#include <meshnode/kernel.h>
+#include <optional>
+
+#include "capture/applier.h"
+#include "supervisor/message.h"
+
+namespace meshnode::supervisor {
+
+class Rules {
+ public:
+  /// `kernel` must outlive this.
+  explicit Rules(Kernel& kernel) : applier_(kernel) {}
+
+  /// Takes effect with the next refresh().
+  void want(capture::Spec spec);
+  /// Applies what is wanted, or verifies it and repairs what went missing. Without any wish since
+  /// the start it touches nothing: rules of an earlier run stay closed until the worker speaks.
+  /// Returns whether report() changed.
+  bool refresh();
+  const CaptureReport& report() const { return report_; }
+  /// Whether the last wish is in force.
+  bool settled() const { return wanted_.has_value() && !stale_ && report_.ok; }
+
+  /// Captures nothing any more but keeps what live connections need.
+  Status release();
+  /// Takes everything out, also of earlier runs.
+  Status remove();
+
+ private:
+  Result<capture::Report> bring_about();
+  void take_over(const capture::Report& now, bool repaired);
+
+  capture::Applier applier_;
+  std::optional<capture::Spec> wanted_;
+  bool stale_ = false;      // wanted_ differs from what is in the kernel, as far as we know
+  bool installed_ = false;  // this run has had rules, so there may be live steered connections
+  CaptureReport report_;
+};
+
+}  // namespace meshnode::supervisor

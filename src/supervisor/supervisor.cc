@@ -1,0 +1,273 @@
+#include "supervisor/supervisor.h"
+
+#include <unistd.h>
+#include <csignal>
+#include <utility>
+
+#include "base/escape.h"
+#include "base/log.h"
+#include "io/host_kernel.h"
+#include "io/loop.h"
+#include "supervisor/notify.h"
+
+namespace meshnode::supervisor {
+namespace {
+
+constexpr const char* kScope = "supervisor";
+
+std::string admin_socket_path(const Options& options) { return options.run_dir + "/admin.sock"; }
+
+std::vector<std::string> worker_arguments(const Options& options) {
+  if (!options.worker_arguments.empty()) return options.worker_arguments;
+  return {"meshnode",    "worker",          "--config-dir", options.config_dir,
+          "--state-dir", options.state_dir, "--run-dir",    options.run_dir};
+}
+
+/// A line feed would start another assignment of the protocol.
+std::string one_line(std::string_view text) {
+  std::string line;
+  append_escaped(line, text);
+  return line;
+}
+
+}  // namespace
+
+Supervisor::Supervisor(io::Loop& loop, Options options, Kernel& kernel)
+    : loop_(loop), options_(std::move(options)), rules_(kernel) {}
+
+Supervisor::~Supervisor() {
+  end_worker();
+  if (directory_) ::unlink(admin_socket_path(options_).c_str());
+}
+
+Status Supervisor::start() {
+  auto directory = RunDirectory::claim(options_.run_dir, options_.state_dir);
+  if (!directory) return fail(directory.error());
+  auto listeners = open_listeners(agent_listeners());
+  if (!listeners) return fail(listeners.error());
+  auto admin = open_admin_socket(admin_socket_path(options_));
+  if (!admin) return fail(admin.error());
+  directory_ = std::make_unique<RunDirectory>(std::move(*directory));
+  listeners_ = std::move(*listeners);
+  listeners_.push_back(std::move(*admin));
+
+  restart_ = loop_.timer([this] { start_worker(); });
+  verify_ = loop_.timer([this] {
+    refresh_rules();
+    verify_->start(kVerifyEvery);
+  });
+  complaint_ = loop_.timer([this] { complain(); });
+  deadline_ = loop_.timer([this] {
+    log::warn(kScope, "the worker did not drain in time and is ended; its connections are cut");
+    finish();
+  });
+  watch_signals();
+  verify_->start(kVerifyEvery);
+  start_worker();
+  return {};
+}
+
+void Supervisor::watch_signals() {
+  for (const int number : {SIGTERM, SIGINT}) {
+    signals_.push_back(
+        std::make_unique<io::SignalWatch>(loop_, number, [this] { on_terminate(); }));
+  }
+  signals_.push_back(std::make_unique<io::SignalWatch>(loop_, SIGHUP, [this] { on_reload(); }));
+}
+
+void Supervisor::start_worker() {
+  auto ends = make_channel();
+  auto process =
+      ends ? spawn_worker(options_.worker_program, worker_arguments(options_), ends->second.get())
+           : Result<WorkerProcess>(fail(ends.error()));
+  if (!process) {
+    log::error(kScope, "no worker could be started; trying again",
+               {{"error", process.error().message}});
+    restart_->start(RestartPolicy::kLongestDelay);
+    return;
+  }
+  worker_ = std::make_unique<Worker>();
+  worker_->process = std::move(*process);
+  worker_->started = loop_.now();
+  worker_->channel = std::make_unique<Channel>(
+      loop_, std::move(ends->first), Channel::Descriptors::kRefuse,
+      Channel::Callbacks{
+          [this](const std::string& body, const std::vector<Descriptor>&) { receive(body); },
+          [this](const Error& why) {
+            log::debug(kScope, "channel closed", {{"error", why.message}});
+            ::kill(worker_->process.pid, SIGKILL);
+          }});
+  worker_->death =
+      std::make_unique<io::FdWatch>(loop_, worker_->process.pidfd.get(), [this] { on_death(); });
+  log::info(kScope, "worker started", {{"pid", worker_->process.pid}});
+  send_listeners();
+  if (rules_.report() != CaptureReport{}) send(rules_.report());
+  complaint_->start(kReadyComplaint);
+}
+
+void Supervisor::send_listeners() {
+  Listeners message;
+  std::vector<int> descriptors;
+  for (const auto& listener : listeners_) {
+    message.names.push_back(listener.name);
+    descriptors.push_back(listener.socket.get());
+  }
+  message.history = history_;
+  if (auto ok = worker_->channel->send(encode(ToWorker(message)), descriptors); !ok) {
+    log::error(kScope, "the worker got no listeners", {{"error", ok.error().message}});
+  }
+}
+
+void Supervisor::send(const ToWorker& message) {
+  if (!worker_) return;
+  if (auto ok = worker_->channel->send(encode(message)); !ok) {
+    log::warn(kScope, "a message to the worker was dropped", {{"error", ok.error().message}});
+  }
+}
+
+void Supervisor::receive(const std::string& body) {
+  auto message = decode_to_supervisor(body);
+  if (!message) return distrust(message.error());
+  if (auto* request = std::get_if<CaptureRequest>(&*message)) {
+    rules_.want(std::move(request->spec));
+    schedule_refresh();
+  } else if (std::holds_alternative<Ready>(*message)) {
+    worker_->ready = true;
+    schedule_refresh();
+  } else {
+    log::info(kScope, "worker drained", {{"pid", worker_->process.pid}});
+  }
+}
+
+void Supervisor::distrust(const Error& why) {
+  // A worker that speaks nonsense is broken or taken over; a fresh one is neither.
+  log::error(kScope, "the worker sent what it must not and is replaced", {{"error", why.message}});
+  ::kill(worker_->process.pid, SIGKILL);
+}
+
+void Supervisor::on_death() {
+  const auto dead = std::move(worker_);
+  const std::string reason = reap(dead->process.pid);
+  dead->death.reset();
+  complaint_->stop();
+  if (ending_) return finish();
+  remember_death(reason);
+  const Duration delay = restarts_.next_delay(loop_.now() - dead->started);
+  log::error(kScope, "the worker died and is replaced; its connections are cut",
+             {{"pid", dead->process.pid},
+              {"reason", reason},
+              {"restarts", history_.restarts},
+              {"delay_ms", delay / std::chrono::milliseconds(1)}});
+  // Not through a timer when there is nothing to wait for: every millisecond is an outage.
+  if (delay == Duration::zero()) return start_worker();
+  restart_->start(delay);
+}
+
+void Supervisor::remember_death(const std::string& reason) {
+  const WallTime now = loop_.wall_now();
+  if (history_.restarts == 0) history_.first = now;
+  history_.restarts += 1;
+  history_.last = now;
+  history_.last_reason = reason;
+}
+
+void Supervisor::on_reload() {
+  if (ending_) return;
+  log::info(kScope, "reload asked for by SIGHUP");
+  send(Reload{});
+}
+
+void Supervisor::on_terminate() {
+  if (ending_) {
+    log::warn(kScope, "second signal to end: not waiting for connections");
+    return finish();
+  }
+  ending_ = true;
+  static_cast<void>(notify(options_.notify_socket, "STOPPING=1"));
+  restart_->stop();
+  verify_->stop();
+  complaint_->stop();
+  // First the steering: from here on new connections take the direct path, while those in the
+  // worker keep what they need until finish() removes the rest.
+  if (auto ok = rules_.release(); !ok) {
+    log::error(kScope, "capture could not be ended", {{"error", ok.error().message}});
+  }
+  if (!worker_) return finish();
+  log::info(kScope, "draining",
+            {{"deadline_s", options_.drain_deadline / std::chrono::seconds(1)}});
+  send(Drain{});
+  deadline_->start(options_.drain_deadline);
+}
+
+void Supervisor::finish() {
+  if (std::exchange(finished_, true)) return;
+  deadline_->stop();
+  end_worker();
+  if (auto ok = rules_.remove(); !ok) {
+    log::error(kScope, "rules could not be removed; run `meshnode capture remove`",
+               {{"error", ok.error().message}});
+    exit_code_ = 1;
+  }
+  loop_.stop();
+}
+
+void Supervisor::end_worker() {
+  if (!worker_) return;
+  worker_->death.reset();
+  ::kill(worker_->process.pid, SIGKILL);
+  reap(worker_->process.pid);
+  worker_.reset();
+}
+
+void Supervisor::schedule_refresh() {
+  // Several messages read together cost one round of the packet filter's tools.
+  if (std::exchange(refresh_posted_, true)) return;
+  loop_.post([this] {
+    refresh_posted_ = false;
+    refresh_rules();
+  });
+}
+
+void Supervisor::refresh_rules() {
+  if (ending_) return;
+  // Until some worker serves the listeners, rules would lead nowhere; once there are rules they
+  // are kept in repair also while a worker is being replaced (closed, not open).
+  const bool serving = worker_ && worker_->ready;
+  if (!serving && !told_ready_) return;
+  if (rules_.refresh()) send(rules_.report());
+  tell_readiness();
+}
+
+void Supervisor::tell_readiness() {
+  if (!worker_ || !worker_->ready || !rules_.settled()) return;
+  complaint_->stop();
+  if (std::exchange(told_ready_, true)) return;
+  log::info(kScope, "ready: traffic flows");
+  if (auto ok = notify(options_.notify_socket, "READY=1"); !ok) {
+    log::error(kScope, "readiness not reported", {{"error", ok.error().message}});
+  }
+}
+
+void Supervisor::complain() {
+  const std::string& capture = rules_.report().error;
+  std::string_view missing = "the worker asked for no rules yet";
+  if (!worker_ || !worker_->ready) {
+    missing = "the worker does not serve yet; its own log lines say why";
+  } else if (!capture.empty()) {
+    missing = capture;
+  }
+  log::warn(kScope, "not ready", {{"missing", missing}});
+  static_cast<void>(notify(options_.notify_socket, "STATUS=not ready: " + one_line(missing)));
+  complaint_->start(kReadyComplaint);
+}
+
+Result<int> run_supervisor(Options options) {
+  io::Loop loop;
+  io::HostKernel kernel;
+  Supervisor supervisor(loop, std::move(options), kernel);
+  if (auto ok = supervisor.start(); !ok) return fail(ok.error());
+  loop.run();
+  return supervisor.exit_code();
+}
+
+}  // namespace meshnode::supervisor

@@ -1,0 +1,112 @@
+#pragma once
+/// The privileged parent: owns the rules and the listeners, starts and replaces workers, and parses
+/// no byte that comes from a peer.
+
+#include <meshnode/clock.h>
+#include <meshnode/kernel.h>
+#include <meshnode/result.h>
+#include <meshnode/time.h>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "io/watch.h"
+#include "supervisor/channel.h"
+#include "supervisor/message.h"
+#include "supervisor/restart_policy.h"
+#include "supervisor/rules.h"
+#include "supervisor/run_directory.h"
+#include "supervisor/sockets.h"
+#include "supervisor/spawn.h"
+
+namespace meshnode::supervisor {
+
+/// How long a worker may serve on after SIGTERM; below systemd's 90 s stop timeout.
+inline constexpr Duration kDrainDeadline = std::chrono::seconds(10);
+/// Rules are compared with the kernel, and repaired, this often.
+inline constexpr Duration kVerifyEvery = std::chrono::seconds(1);
+/// A worker that is not ready by then is complained about, again and again.
+inline constexpr Duration kReadyComplaint = std::chrono::seconds(10);
+
+struct Options {
+  std::string config_dir = "/etc/meshnode";
+  std::string state_dir = "/var/lib/meshnode";
+  std::string run_dir = "/run/meshnode";
+  /// sd_notify(3): the value of $NOTIFY_SOCKET; empty when nobody asked.
+  std::string notify_socket;
+  /// The worker's program and arguments, argv[0] included; empty arguments mean this program's
+  /// `worker` command with the directories above.
+  std::string worker_program = "/proc/self/exe";
+  std::vector<std::string> worker_arguments;
+  Duration drain_deadline = kDrainDeadline;
+};
+
+/// Everything lives on one loop; run_supervisor() is the ordinary way to use it.
+class Supervisor {
+ public:
+  Supervisor(io::Loop& loop, Options options, Kernel& kernel);
+  ~Supervisor();
+  Supervisor(const Supervisor&) = delete;
+  Supervisor& operator=(const Supervisor&) = delete;
+
+  /// Claims the directories, opens the listeners and starts the first worker; an error means that
+  /// nothing was started. The loop is stopped when the agent is to end.
+  Status start();
+  /// 0, or 1 when rules could not be removed.
+  int exit_code() const { return exit_code_; }
+
+ private:
+  struct Worker {
+    WorkerProcess process;
+    Instant started;
+    bool ready = false;
+    std::unique_ptr<Channel> channel;
+    std::unique_ptr<io::FdWatch> death;
+  };
+
+  void watch_signals();
+  void start_worker();
+  void send(const ToWorker& message);
+  void send_listeners();
+  void receive(const std::string& body);
+  void distrust(const Error& why);
+  void on_death();
+  void remember_death(const std::string& reason);
+  void on_terminate();
+  void on_reload();
+  void finish();
+  void end_worker();
+
+  void schedule_refresh();
+  void refresh_rules();
+  void tell_readiness();
+  void complain();
+
+  io::Loop& loop_;
+  Options options_;
+  Rules rules_;
+  std::unique_ptr<RunDirectory> directory_;
+  std::vector<OpenListener> listeners_;
+  std::unique_ptr<Worker> worker_;
+  WorkerHistory history_;
+  RestartPolicy restarts_;
+
+  std::unique_ptr<Timer> restart_;
+  std::unique_ptr<Timer> verify_;
+  std::unique_ptr<Timer> complaint_;
+  std::unique_ptr<Timer> deadline_;
+  std::vector<std::unique_ptr<io::SignalWatch>> signals_;
+
+  bool refresh_posted_ = false;
+  bool told_ready_ = false;
+  bool ending_ = false;
+  bool finished_ = false;
+  int exit_code_ = 0;
+};
+
+/// Runs until SIGTERM or SIGINT: rules are removed, the worker drains for at most
+/// Options::drain_deadline, a second signal ends it at once. SIGHUP makes the worker read its
+/// configuration again. Returns the exit code; an error means that nothing was started.
+Result<int> run_supervisor(Options options);
+
+}  // namespace meshnode::supervisor
