@@ -152,7 +152,6 @@ void write(Level level, std::string_view scope, std::string_view message, Fields
   all.line.clear();
   append_line(all.line, all.format, now, level, scope, message, {fields.begin(), fields.size()});
   if (all.sink) {
-    all.line += '\n';
     all.sink(all.line);
   } else {
     all.logger->log(spdlog::level::info, spdlog::string_view_t(all.line.data(), all.line.size()));

@@ -90,7 +90,7 @@ bool enabled(Level level, std::string_view scope);
 /// "debug" sets every scope, "proxy:debug" one; at most 64 scopes. The default is info.
 Status set_level(std::string_view setting);
 void set_format(Format format);
-/// Where lines go, each with its line feed, from any thread, one at a time; empty: stderr. A sink
+/// Where lines go, without line feed, from any thread, one at a time; empty: stderr. A sink
 /// must not log. A sink that may block makes whoever logs wait: give a base/line_writer.h.
 void set_sink(std::function<void(std::string_view line)> sink);
 

@@ -3,11 +3,11 @@
 /// (reference: Istio standard metrics, ztunnel) and one access-log line. Thread: `Telemetry` is
 /// shared by all loops; a ConnectionRecord belongs to one.
 
+#include <meshnode/address.h>
+#include <meshnode/time.h>
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <meshnode/address.h>
-#include <meshnode/time.h>
 #include <optional>
 #include <string>
 
@@ -36,8 +36,8 @@ struct Labels {
 /// Further fields of the access-log line.
 struct Addresses {
   SocketAddress source;
-  SocketAddress destination;                 ///< the workload's address and port
-  std::optional<SocketAddress> hbone;        ///< the tunnel's far end
+  SocketAddress destination;           ///< the workload's address and port
+  std::optional<SocketAddress> hbone;  ///< the tunnel's far end
 };
 
 /// From opening to closing of one connection. Destroying it without close() closes it cleanly.

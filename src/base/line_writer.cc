@@ -1,0 +1,122 @@
+#include "base/line_writer.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+
+namespace meshnode {
+namespace {
+
+// A pipe with room for this much takes it whole without blocking (pipe(7)), whoever else writes.
+constexpr std::size_t kAtomicWrite = 4096;
+constexpr auto kLastWords = std::chrono::seconds(1);
+
+}  // namespace
+
+LineWriter::LineWriter(int descriptor, std::function<std::string(std::uint64_t)> dropped_line,
+                       std::size_t max_bytes)
+    : descriptor_(descriptor),
+      dropped_line_(std::move(dropped_line)),
+      max_bytes_(max_bytes),
+      wake_descriptor_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
+      thread_([this] { run(); }) {}
+
+LineWriter::~LineWriter() {
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.notify_one();
+  eventfd_write(wake_descriptor_, 1);
+  thread_.join();
+  close(wake_descriptor_);
+}
+
+void LineWriter::line(std::string_view line) {
+  {
+    std::lock_guard lock(mutex_);
+    if (buffer_.size() + line.size() + 1 > max_bytes_) {
+      ++dropped_;
+      return;
+    }
+    bool was_empty = buffer_.empty();
+    buffer_ += line;
+    buffer_ += '\n';
+    if (!was_empty) return;
+  }
+  wake_.notify_one();
+}
+
+std::uint64_t LineWriter::dropped() const {
+  std::lock_guard lock(mutex_);
+  return dropped_;
+}
+
+void LineWriter::run() {
+  // Signals are for the threads that wait for them, and a closed pipe is an error, not a SIGPIPE.
+  sigset_t every;
+  sigfillset(&every);
+  pthread_sigmask(SIG_BLOCK, &every, nullptr);
+  std::string batch;
+  for (;;) {
+    std::uint64_t newly_dropped = 0;
+    {
+      std::unique_lock lock(mutex_);
+      wake_.wait(lock, [this] { return stopping_ || !buffer_.empty(); });
+      if (buffer_.empty()) return;
+      batch.clear();
+      std::swap(batch, buffer_);
+      newly_dropped = dropped_ - told_;
+      told_ = dropped_;
+    }
+    if (!write_out(batch)) return;
+    if (newly_dropped > 0 && !write_out(dropped_line_(newly_dropped) + "\n")) return;
+    // A burst must not pin its buffer for good.
+    if (batch.capacity() > kAtomicWrite * 16) batch.shrink_to_fit();
+  }
+}
+
+// Whole lines at a time, so that other writers of the same pipe cannot come between. False when
+// the descriptor is unusable or the last second has passed.
+bool LineWriter::write_out(std::string_view text) {
+  while (!text.empty()) {
+    std::size_t size = std::min(text.size(), kAtomicWrite);
+    std::size_t end = text.rfind('\n', size - 1);
+    std::string_view piece = text.substr(0, end == text.npos ? size : end + 1);
+    text.remove_prefix(piece.size());
+    while (!piece.empty()) {
+      if (!write_some(piece)) return false;
+    }
+  }
+  return true;
+}
+
+bool LineWriter::write_some(std::string_view& text) {
+  int wait = -1;
+  {
+    std::lock_guard lock(mutex_);
+    if (stopping_) {
+      if (!deadline_) deadline_ = std::chrono::steady_clock::now() + kLastWords;
+      auto left = *deadline_ - std::chrono::steady_clock::now();
+      wait = static_cast<int>(std::chrono::ceil<std::chrono::milliseconds>(left).count());
+      if (wait <= 0) return false;
+    }
+  }
+  std::array<pollfd, 2> wanted{{{descriptor_, POLLOUT, 0}, {wake_descriptor_, POLLIN, 0}}};
+  int ready = poll(wanted.data(), wait < 0 ? 2 : 1, wait);
+  if (ready < 0) return errno == EINTR;
+  if (ready == 0) return false;
+  if (wanted[0].revents == 0) return true;
+  ssize_t count = write(descriptor_, text.data(), text.size());
+  if (count < 0) return errno == EAGAIN || errno == EINTR;
+  text.remove_prefix(static_cast<std::size_t>(count));
+  return true;
+}
+
+}  // namespace meshnode

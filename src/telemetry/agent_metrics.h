@@ -1,0 +1,83 @@
+#pragma once
+/// The agent's own counters, named meshnode_*: one struct of atomics, incremented where things
+/// happen, written out with prometheus-cpp at a scrape. Thread: everything is thread-safe.
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <string>
+#include <string_view>
+
+namespace meshnode::telemetry {
+
+class Counter {
+ public:
+  void add(std::uint64_t by = 1) { value_.fetch_add(by, std::memory_order_relaxed); }
+  std::uint64_t value() const { return value_.load(std::memory_order_relaxed); }
+
+ private:
+  std::atomic<std::uint64_t> value_{0};
+};
+
+class Gauge {
+ public:
+  void add(std::int64_t by) { value_.fetch_add(by, std::memory_order_relaxed); }
+  void set(std::int64_t value) { value_.store(value, std::memory_order_relaxed); }
+  std::int64_t value() const { return value_.load(std::memory_order_relaxed); }
+
+ private:
+  std::atomic<std::int64_t> value_{0};
+};
+
+/// Why a peer was turned away, for meshnode_peer_refused_total{reason}.
+enum class Refusal : std::uint8_t {
+  kTls,          ///< handshake or certificate: "tls"
+  kProtocol,     ///< HTTP/2 or a malformed CONNECT: "protocol"
+  kAuthority,    ///< no endpoint of the session's workload: "authority"
+  kPolicy,       ///< "policy"
+  kUnavailable,  ///< the workload cannot be reached: "unavailable"
+  kLimit,        ///< a limit of the contract: "limit"
+};
+inline constexpr std::size_t kRefusals = 6;
+std::string_view refusal_name(Refusal reason);
+
+enum class Direction : std::uint8_t { kInbound, kOutbound };
+
+class AgentMetrics {
+ public:
+  static constexpr std::size_t kMaxReasons = 32;
+
+  std::array<Counter, kRefusals> peer_refused;
+  std::array<Gauge, 2> tunnels;           ///< open now, by Direction
+  std::array<Counter, 2> tunnels_opened;  ///< by Direction
+  Counter capture_repaired;
+  Counter plaintext_inbound;  ///< connections to a declared port that came without a tunnel
+  Counter direct_outbound;    ///< captured connections that went direct
+  Counter worker_restarts;
+  Counter reloads;
+  Gauge resources_accepted;
+  Gauge resources_rejected;
+  Gauge problems;  ///< that degrade health
+  Gauge snapshot_revision;
+
+  Counter& refused(Refusal reason) { return peer_refused[static_cast<std::size_t>(reason)]; }
+  Gauge& tunnels_open(Direction direction) { return tunnels[static_cast<std::size_t>(direction)]; }
+  Counter& tunnels_total(Direction direction) {
+    return tunnels_opened[static_cast<std::size_t>(direction)];
+  }
+  /// What a packet filter rule of ours has counted since it was inserted, by reason; at most
+  /// kMaxReasons reasons, further ones are ignored.
+  void set_capture_bypassed(const std::string& reason, std::uint64_t count);
+  std::map<std::string, std::uint64_t> capture_bypassed() const;
+
+  /// All of it in the Prometheus text format 0.0.4.
+  std::string expose() const;
+
+ private:
+  mutable std::mutex mutex_;
+  std::map<std::string, std::uint64_t> bypassed_;
+};
+
+}  // namespace meshnode::telemetry
