@@ -38,35 +38,47 @@ bool is_digit(char c) { return c >= '0' && c <= '9'; }
 // Adds `by`, or says that the sum does not fit.
 bool add(std::int64_t& sum, std::int64_t by) { return !__builtin_add_overflow(sum, by, &sum); }
 
+// The digits at the front of `rest`, removed from it.
+std::string_view take_digits(std::string_view& rest) {
+  std::size_t count = 0;
+  while (count < rest.size() && is_digit(rest[count])) ++count;
+  std::string_view digits = rest.substr(0, count);
+  rest.remove_prefix(count);
+  return digits;
+}
+
+bool to_number(std::string_view digits, std::int64_t& value) {
+  value = 0;
+  for (char digit : digits) {
+    if (__builtin_mul_overflow(value, 10, &value) || !add(value, digit - '0')) return false;
+  }
+  return true;
+}
+
 // One number and unit from the front of `rest` onto `sum`.
 bool take_term(std::string_view& rest, std::int64_t& sum) {
+  std::string_view digits = take_digits(rest);
   std::int64_t whole = 0;
-  std::int64_t numerator = 0;
-  std::int64_t denominator = 1;
-  std::size_t digits = 0;
-  for (; !rest.empty() && is_digit(rest.front()); rest.remove_prefix(1), ++digits) {
-    if (__builtin_mul_overflow(whole, 10, &whole) || !add(whole, rest.front() - '0')) return false;
-  }
-  if (digits == 0) return false;
+  if (digits.empty() || !to_number(digits, whole)) return false;
+  std::string_view decimals;
   if (!rest.empty() && rest.front() == '.') {
     rest.remove_prefix(1);
-    if (rest.empty() || !is_digit(rest.front())) return false;
-    for (; !rest.empty() && is_digit(rest.front()); rest.remove_prefix(1)) {
-      // Digits beyond a nanosecond of any unit cannot change the value by one.
-      if (denominator > 100'000) {
-        if (rest.front() != '0') return false;
-        continue;
-      }
-      numerator = numerator * 10 + (rest.front() - '0');
-      denominator *= 10;
-    }
+    decimals = take_digits(rest);
+    if (decimals.empty()) return false;
+    decimals = decimals.substr(0, decimals.find_last_not_of('0') + 1);
   }
   const Unit* unit = take_unit(rest);
-  if (unit == nullptr) return false;
+  std::int64_t part = 0;
+  std::int64_t scale = 1;
+  if (unit == nullptr || !to_number(decimals, part)) return false;
+  for (std::size_t i = 0; i < decimals.size(); ++i) {
+    if (__builtin_mul_overflow(scale, 10, &scale)) return false;
+  }
+  // Less than a whole nanosecond is refused, not rounded.
   std::int64_t nanos = 0;
-  if (__builtin_mul_overflow(whole, unit->nanos, &nanos) || !add(sum, nanos)) return false;
-  std::int64_t part = numerator * unit->nanos;
-  return part % denominator == 0 && add(sum, part / denominator);
+  if (__builtin_mul_overflow(part, unit->nanos, &part) || part % scale != 0) return false;
+  if (__builtin_mul_overflow(whole, unit->nanos, &nanos)) return false;
+  return add(nanos, part / scale) && add(sum, nanos);
 }
 
 }  // namespace
