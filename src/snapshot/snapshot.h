@@ -2,11 +2,11 @@
 /// What the proxy sees: immutable, swapped whole, shared by all loops as
 /// shared_ptr<const Snapshot>. Built by snapshot/build.h off the proxy loops. Thread-safe.
 
+#include <meshnode/address.h>
+#include <meshnode/ids.h>
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <meshnode/address.h>
-#include <meshnode/ids.h>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -19,10 +19,10 @@ namespace meshnode::snapshot {
 
 /// Who one end of a connection is, for labels and the access log. Empty fields are unknown.
 struct Party {
-  std::string workload;   ///< metadata.name
-  std::string ns;         ///< metadata.namespace
-  std::string app;        ///< label app
-  std::string version;    ///< label version
+  std::string workload;            ///< metadata.name
+  std::string ns;                  ///< metadata.namespace
+  std::string app;                 ///< label app
+  std::string version;             ///< label version
   std::string canonical_service;   ///< label service.istio.io/canonical-name, else app, else name
   std::string canonical_revision;  ///< label ...canonical-revision, else version, else "latest"
   std::string cluster;
@@ -50,7 +50,7 @@ struct Endpoint {
   SocketAddress address;
   SpiffeId identity;  ///< what the far end must prove; meaningless unless tunnelled or local
   enum class Via { kTunnel, kLocal, kPlain } via = Via::kPlain;
-  SocketAddress tunnel;  ///< kTunnel: the far agent's HBONE address
+  SocketAddress tunnel;                        ///< kTunnel: the far agent's HBONE address
   std::shared_ptr<const LocalWorkload> local;  ///< kLocal: the callee on this node
   Party party;
 };
@@ -84,8 +84,8 @@ class Snapshot {
   std::unordered_map<SocketAddress, std::shared_ptr<const LocalWorkload>> inbound;
   std::unordered_map<std::string, std::shared_ptr<const LocalWorkload>> by_server_name;
   std::unordered_map<std::uint16_t, std::shared_ptr<const LocalWorkload>> by_slot;
-  std::unordered_map<SpiffeId, Party> parties;      ///< known workloads by identity
-  std::unordered_map<IpAddress, Party> party_by_ip; ///< known workloads by address, where one only
+  std::unordered_map<SpiffeId, Party> parties;       ///< known workloads by identity
+  std::unordered_map<IpAddress, Party> party_by_ip;  ///< known workloads by address, where one only
 
   const Route* route(const SocketAddress& destination) const;
   std::shared_ptr<const LocalWorkload> caller(std::uint16_t slot) const;

@@ -1,0 +1,99 @@
+#pragma once
+/// The join of all resources: who lives at which address, what is behind which service, and which
+/// dialled address leads where. A value computed from values. Thread: pure.
+///
+/// Which port of a member a service port means:
+///  - WorkloadEntry and inline endpoint: the entry's port of the service port's name, else its port
+///    of the targetPort's name, else the targetPort's number, else the service port's number
+///    (Istio's order);
+///  - Workload: its port of the targetPort's name, or the targetPort's number; without targetPort
+///    its port of the service port's name, else the service port's number. It must be one of the
+///    Workload's declared ports: a Service never opens one.
+
+#include <meshnode/address.h>
+#include <meshnode/ids.h>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+#include "model/config_set.h"
+#include "model/resources.h"
+
+namespace meshnode::model {
+
+/// Something for status. `code` is a kebab-case noun of docs/problems.md.
+struct CatalogProblem {
+  std::string code;
+  std::string object;
+  std::string message;
+  std::string hint;
+  bool informational = false;  ///< does not degrade the node
+};
+
+/// Something with an address that services have behind them.
+struct Member {
+  std::string ns;
+  std::string name;  ///< metadata.name; "<ServiceEntry>/<index>" for an inline endpoint
+  Labels labels;
+  std::string locality;
+  SpiffeId identity;  ///< default-constructed while there is no trust domain
+  IpAddress address;  ///< meaningless when local
+  bool tunnelled = false;
+  std::optional<std::size_t> local;  ///< index into Catalog::workloads
+};
+
+/// A Workload of this node. Its Member is Catalog::members at the same index.
+struct CatalogWorkload {
+  WorkloadId id;
+  Match match;
+  std::vector<std::uint16_t> ports;  ///< declared, sorted
+  bool is_default = false;
+  Origin origin;
+};
+
+struct CatalogEndpoint {
+  SocketAddress address;
+  std::size_t member = 0;  ///< index into Catalog::members
+  bool operator==(const CatalogEndpoint&) const = default;
+};
+
+struct CatalogService {
+  std::string hostname;
+  std::string name;
+  std::string ns;
+};
+
+/// What is behind one dialled address and port. No endpoints: refuse, never go direct.
+struct CatalogRoute {
+  SocketAddress address;
+  std::optional<std::size_t> service;      ///< index into Catalog::services
+  std::vector<CatalogEndpoint> endpoints;  ///< sorted by address
+};
+
+struct Catalog {
+  /// Bounds what a few lines of YAML (ports times addresses times endpoints) may grow to.
+  static constexpr std::size_t kMaxRouteEndpoints = 1'000'000;
+  static constexpr std::size_t kMaxProblems = 1'000;
+
+  std::string node_name;
+  NodeSpec node;
+  std::vector<IpAddress> addresses;  ///< this node's, spec.address first, no loopback
+  std::vector<CatalogWorkload> workloads;
+  std::vector<Member> members;
+  std::vector<CatalogService> services;
+  std::vector<CatalogRoute> routes;  ///< sorted by address
+  /// Declared port to the one workload (index into workloads) that answers it on this node.
+  std::map<std::uint16_t, std::size_t> inbound;
+  std::vector<CatalogProblem> problems;
+};
+
+struct CatalogInput {
+  std::string default_node_name;           ///< used when there is no Node document
+  std::vector<IpAddress> local_addresses;  ///< the host's, both families
+};
+
+Catalog make_catalog(const Resources& resources, const CatalogInput& input);
+
+}  // namespace meshnode::model

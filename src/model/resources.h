@@ -1,0 +1,144 @@
+#pragma once
+/// The configuration as typed values (design §3, contract "Own kinds"). Every value here passed
+/// model/decode.h, so names, ports and identities in it are well formed. Thread: values.
+
+#include <meshnode/address.h>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+namespace meshnode::model {
+
+using Labels = std::map<std::string, std::string>;
+
+/// Where a document begins.
+struct Origin {
+  std::string file;
+  unsigned line = 0;
+  unsigned column = 0;
+  std::string text() const;  ///< "file:line:column"
+};
+
+struct Metadata {
+  std::string ns;  ///< "default" when the document names none; empty for a Node
+  std::string name;
+  Labels labels;
+  bool operator==(const Metadata&) const = default;
+};
+
+enum class Protocol : std::uint8_t { kTcp, kHttp, kHttp2, kGrpc };
+
+/// This host (meshnode.io/v1 Node).
+struct NodeSpec {
+  enum class IdentitySource : std::uint8_t { kCluster, kFiles };
+  enum class AccessLog : std::uint8_t { kText, kJson, kOff };
+
+  std::optional<IpAddress> address;
+  std::string locality;      ///< region[/zone[/subzone]]
+  std::string trust_domain;  ///< set if and only if the source is kFiles
+  /// kCluster, the default, needs membership in a cluster; without it nothing has an identity,
+  /// which the catalog reports as identity-not-configured.
+  IdentitySource identity_source = IdentitySource::kCluster;
+  std::string identity_directory = "/etc/meshnode/certs";
+  bool capture_loopback = true;
+  bool preserve_source_address = true;
+  unsigned proxy_threads = 0;  ///< 0: one per core
+  AccessLog access_log = AccessLog::kText;
+  bool operator==(const NodeSpec&) const = default;
+};
+
+struct MatchUser {
+  std::string user;  ///< a name or a decimal uid
+  bool operator==(const MatchUser&) const = default;
+};
+struct MatchCgroup {
+  std::string path;  ///< below the cgroup2 mount, no leading slash
+  bool operator==(const MatchCgroup&) const = default;
+};
+using Match = std::variant<MatchUser, MatchCgroup>;
+
+struct WorkloadPort {
+  std::string name;  ///< may be empty
+  std::uint16_t port = 0;
+  Protocol protocol = Protocol::kTcp;
+  bool operator==(const WorkloadPort&) const = default;
+};
+
+/// Something that runs on this host (meshnode.io/v1 Workload).
+struct WorkloadSpec {
+  Match match;
+  std::string service_account = "default";
+  std::vector<WorkloadPort> ports;
+  bool is_default = false;
+  bool force = false;
+  bool operator==(const WorkloadSpec&) const = default;
+};
+
+/// A port number, a port name of the workload, or not said (monostate).
+using TargetPort = std::variant<std::monostate, std::uint16_t, std::string>;
+
+struct ServicePort {
+  std::string name;  ///< may be empty when it is the only port
+  std::uint16_t port = 0;
+  TargetPort target;
+  Protocol protocol = Protocol::kTcp;
+  bool operator==(const ServicePort&) const = default;
+};
+
+/// v1 Service.
+struct ServiceSpec {
+  std::vector<IpAddress> addresses;  ///< clusterIP(s)
+  std::vector<ServicePort> ports;
+  Labels selector;  ///< empty selects nothing, as in Kubernetes
+  bool operator==(const ServiceSpec&) const = default;
+};
+
+/// networking.istio.io WorkloadEntry; also one inline endpoint of a ServiceEntry.
+struct WorkloadEntrySpec {
+  IpAddress address;
+  std::map<std::string, std::uint16_t> ports;  ///< by service port name
+  Labels labels;  ///< with metadata.labels merged in, which win, as in Istio
+  std::string locality;
+  std::string service_account = "default";
+  bool tunnelled = false;  ///< label networking.istio.io/tunnel: http
+  bool operator==(const WorkloadEntrySpec&) const = default;
+};
+
+/// networking.istio.io ServiceEntry with resolution STATIC.
+struct ServiceEntrySpec {
+  std::vector<std::string> hosts;
+  std::vector<IpAddress> addresses;
+  std::vector<ServicePort> ports;
+  bool mesh_internal = false;
+  std::vector<WorkloadEntrySpec> endpoints;
+  Labels selector;  ///< workloadSelector.labels; empty when there is none
+  bool operator==(const ServiceEntrySpec&) const = default;
+};
+
+using Spec = std::variant<NodeSpec, WorkloadSpec, ServiceSpec, ServiceEntrySpec, WorkloadEntrySpec>;
+
+struct Resource {
+  Metadata metadata;
+  Origin origin;
+  Spec spec;
+
+  std::string_view kind() const;
+  /// The same document but for the place it was read from.
+  bool same_content(const Resource& other) const {
+    return metadata == other.metadata && spec == other.spec;
+  }
+};
+
+/// What makes two documents the same resource.
+struct ResourceKey {
+  std::string kind;
+  std::string ns;
+  std::string name;
+  auto operator<=>(const ResourceKey&) const = default;
+};
+
+}  // namespace meshnode::model
