@@ -1,9 +1,10 @@
 #pragma once
 /// Seam: the host kernel beyond sockets and files: packet filter, routing rules, cgroups. The
-/// product's is io/host_kernel.h. Used by the supervisor and `capture show|remove` only. Calls block.
+/// product's is io/host_kernel.h. Used by the supervisor and `capture show|remove` only. Calls
+/// block.
 
-#include <cstdint>
 #include <meshnode/result.h>
+#include <cstdint>
 #include <string>
 #include <vector>
 

@@ -3,9 +3,9 @@
 /// turns it into rules (capture/rules.h). Everything in it is checked again by check(): the
 /// supervisor does not trust the worker.
 
-#include <cstdint>
 #include <meshnode/address.h>
 #include <meshnode/result.h>
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <variant>

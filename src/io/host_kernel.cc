@@ -302,8 +302,7 @@ Result<CommandResult> HostKernel::run(const std::vector<std::string>& argv,
 
   SpawnSettings settings;
   pid_t pid = -1;
-  int failed =
-      settings.prepare(in->theirs.get(), out->theirs.get(), err->theirs.get());
+  int failed = settings.prepare(in->theirs.get(), out->theirs.get(), err->theirs.get());
   if (failed == 0) {
     failed = ::posix_spawn(&pid, program->c_str(), settings.actions(), settings.attributes(),
                            arguments.data(), environment.data());

@@ -1,0 +1,253 @@
+#include "capture/spec.h"
+
+#include <fmt/format.h>
+#include <meshnode/ids.h>
+#include <algorithm>
+#include <array>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
+
+#include "base/escape.h"
+
+namespace meshnode::capture {
+namespace {
+
+constexpr std::size_t kMaxWorkloads = 1024;
+constexpr std::size_t kMaxPorts = 64;
+constexpr std::uint16_t kMaxSlot = 65000;
+constexpr std::size_t kMaxPath = 511;  // XT_CGROUP_PATH_MAX is 512 with the final NUL
+constexpr std::size_t kMaxEncoded = std::size_t{2} << 20;
+constexpr int kMaxDepth = 4;
+constexpr std::uint32_t kNoUser = 0xffffffff;  // (uid_t)-1 means "no change" to the kernel
+
+/// Every port that an agent listens on: capturing one would lead it to itself.
+constexpr std::array<std::uint16_t, 9> kOurPorts = {
+    7946, 15000, kOutboundPort, kInboundPort, kTunnelPort, 15012, 15020, 15021, 15053};
+
+constexpr std::array<std::uint8_t, 6> kPrefix6Bytes = {0xfd, 0x6d, 0x65, 0x73, 0x68, 0x6e};
+
+Error invalid(std::string what) { return {ErrorCode::kInvalid, "capture: " + std::move(what)}; }
+
+bool is_workload_name(std::string_view name) {
+  const std::size_t slash = name.find('/');
+  return slash != name.npos && is_dns_label(name.substr(0, slash)) &&
+         is_dns_label(name.substr(slash + 1));
+}
+
+Status check_path(std::string_view path) {
+  if (path.empty() || path.size() > kMaxPath) {
+    return fail(invalid(fmt::format("a cgroup path has 1 to {} characters", kMaxPath)));
+  }
+  for (const char c : path) {
+    if (c < 0x20 || c > 0x7e) {
+      return fail(invalid(
+          fmt::format("cgroup {}: only printable ASCII is allowed", meshnode::quoted(path))));
+    }
+  }
+  for (std::string_view rest = path;;) {
+    const std::size_t end = rest.find('/');
+    const std::string_view part = rest.substr(0, end);
+    if (part.empty() || part == "." || part == "..") {
+      return fail(invalid(fmt::format(
+          "cgroup {}: give it below the cgroup2 mount, without leading or trailing slash, . or ..",
+          meshnode::quoted(path))));
+    }
+    if (end == rest.npos) return {};
+    rest.remove_prefix(end + 1);
+  }
+}
+
+Status check_ports(const Enrolled& workload) {
+  if (workload.ports.size() > kMaxPorts) {
+    return fail(invalid(fmt::format("{}: more than {} ports", workload.name, kMaxPorts)));
+  }
+  std::set<std::uint16_t> seen;
+  for (const std::uint16_t port : workload.ports) {
+    if (port == 0 || !seen.insert(port).second) {
+      return fail(invalid(fmt::format("{}: port {} is 0 or twice", workload.name, port)));
+    }
+    if (std::find(kOurPorts.begin(), kOurPorts.end(), port) != kOurPorts.end()) {
+      return fail(invalid(
+          fmt::format("{}: port {} is one of meshnode's own; move the program to another port",
+                      workload.name, port)));
+    }
+  }
+  return {};
+}
+
+Status check_owner(const Enrolled& workload) {
+  if (const auto* user = std::get_if<ByUser>(&workload.owner)) {
+    if (user->uid != kNoUser) return {};
+    return fail(invalid(fmt::format("{}: {} is no user id", workload.name, kNoUser)));
+  }
+  return check_path(std::get<ByCgroup>(workload.owner).path);
+}
+
+/// Before the parser, whose memory would grow with the depth.
+bool too_deep(std::string_view text) {
+  int depth = 0;
+  bool in_string = false;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (in_string) {
+      if (c == '\\') ++i;
+      if (c == '"') in_string = false;
+    } else if (c == '"') {
+      in_string = true;
+    } else if (c == '{' || c == '[') {
+      if (++depth > kMaxDepth) return true;
+    } else if (c == '}' || c == ']') {
+      --depth;
+    }
+  }
+  return false;
+}
+
+bool has_exactly(const nlohmann::json& object, std::initializer_list<const char*> keys) {
+  if (!object.is_object() || object.size() != keys.size()) return false;
+  return std::all_of(keys.begin(), keys.end(),
+                     [&](const char* key) { return object.contains(key); });
+}
+
+template <class Number>
+std::optional<Number> number(const nlohmann::json& value) {
+  if (!value.is_number_unsigned()) return std::nullopt;
+  const auto wide = value.get<std::uint64_t>();
+  if (wide > std::numeric_limits<Number>::max()) return std::nullopt;
+  return static_cast<Number>(wide);
+}
+
+Result<Enrolled> decode_workload(const nlohmann::json& from) {
+  const bool by_user = has_exactly(from, {"name", "slot", "user", "ports"});
+  if (!by_user && !has_exactly(from, {"name", "slot", "cgroup", "ports"})) {
+    return fail(invalid("a workload has exactly name, slot, ports and one of user, cgroup"));
+  }
+  const auto slot = number<std::uint16_t>(from["slot"]);
+  if (!from["name"].is_string() || !slot || !from["ports"].is_array()) {
+    return fail(invalid("a workload's name, slot or ports has the wrong type"));
+  }
+  Enrolled workload;
+  workload.name = from["name"].get<std::string>();
+  workload.slot = *slot;
+  if (by_user) {
+    const auto uid = number<std::uint32_t>(from["user"]);
+    if (!uid) return fail(invalid("a workload's user is not a user id"));
+    workload.owner = ByUser{*uid};
+  } else {
+    if (!from["cgroup"].is_string()) return fail(invalid("a workload's cgroup is not a string"));
+    workload.owner = ByCgroup{from["cgroup"].get<std::string>()};
+  }
+  for (const nlohmann::json& entry : from["ports"]) {
+    const auto port = number<std::uint16_t>(entry);
+    if (!port) return fail(invalid("a workload's port is not a number from 1 to 65535"));
+    workload.ports.push_back(*port);
+  }
+  return workload;
+}
+
+}  // namespace
+
+IpAddress capture_address(Family family, std::uint16_t slot) {
+  const auto high = static_cast<std::uint8_t>(slot >> 8);
+  const auto low = static_cast<std::uint8_t>(slot & 0xff);
+  if (family == Family::kV4) return IpAddress::v4({127, 15, high, low});
+  std::array<std::uint8_t, 16> bytes{};
+  std::copy(kPrefix6Bytes.begin(), kPrefix6Bytes.end(), bytes.begin());
+  bytes[14] = high;
+  bytes[15] = low;
+  return IpAddress::v6(bytes);
+}
+
+Result<std::uint16_t> slot_of(const IpAddress& address) {
+  const Bytes bytes = address.bytes();
+  const auto slot =
+      static_cast<std::uint16_t>((bytes[bytes.size() - 2] << 8) | bytes[bytes.size() - 1]);
+  if (slot == 0 || slot > kMaxSlot || capture_address(address.family(), slot) != address) {
+    return fail(ErrorCode::kInvalid,
+                fmt::format("{} is not a capture address; it was not reached through the rules",
+                            address.text()));
+  }
+  return slot;
+}
+
+Status check(const Spec& spec) {
+  if (spec.workloads.size() > kMaxWorkloads) {
+    return fail(invalid(fmt::format("more than {} workloads on one host", kMaxWorkloads)));
+  }
+  std::set<std::string> names;
+  std::set<std::uint16_t> slots;
+  std::set<std::uint32_t> users;
+  std::set<std::string> cgroups;
+  for (const Enrolled& workload : spec.workloads) {
+    if (!is_workload_name(workload.name) || !names.insert(workload.name).second) {
+      return fail(invalid(fmt::format("workload {}: not \"namespace/name\", or twice",
+                                      meshnode::quoted(workload.name))));
+    }
+    if (workload.slot == 0 || workload.slot > kMaxSlot || !slots.insert(workload.slot).second) {
+      return fail(invalid(fmt::format("{}: slot {} is not one of 1 to {}, or taken", workload.name,
+                                      workload.slot, kMaxSlot)));
+    }
+    if (auto owner = check_owner(workload); !owner) return owner;
+    if (auto ports = check_ports(workload); !ports) return ports;
+    const auto* user = std::get_if<ByUser>(&workload.owner);
+    const bool fresh = user != nullptr
+                           ? users.insert(user->uid).second
+                           : cgroups.insert(std::get<ByCgroup>(workload.owner).path).second;
+    if (!fresh) {
+      return fail(invalid(fmt::format(
+          "{}: another workload has the same user or cgroup, so its callers have no one name; "
+          "give each its own",
+          workload.name)));
+    }
+  }
+  return {};
+}
+
+std::string encode(const Spec& spec) {
+  nlohmann::json workloads = nlohmann::json::array();
+  for (const Enrolled& workload : spec.workloads) {
+    nlohmann::json entry = {
+        {"name", workload.name}, {"slot", workload.slot}, {"ports", workload.ports}};
+    if (const auto* user = std::get_if<ByUser>(&workload.owner)) {
+      entry["user"] = user->uid;
+    } else {
+      entry["cgroup"] = std::get<ByCgroup>(workload.owner).path;
+    }
+    workloads.push_back(std::move(entry));
+  }
+  const nlohmann::json all = {{"workloads", std::move(workloads)},
+                              {"captureLoopback", spec.capture_loopback},
+                              {"preserveSource", spec.preserve_source}};
+  // A name that is not UTF-8 does not pass check(); encode() must not throw for it.
+  return all.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+Result<Spec> decode(std::string_view text) {
+  if (text.size() > kMaxEncoded) {
+    return fail(ErrorCode::kLimit, fmt::format("capture: more than {} bytes", kMaxEncoded));
+  }
+  if (too_deep(text)) return fail(invalid("nested too deeply"));
+  const nlohmann::json all = nlohmann::json::parse(text, nullptr, false);
+  if (all.is_discarded()) return fail(invalid("not JSON"));
+  if (!has_exactly(all, {"workloads", "captureLoopback", "preserveSource"}) ||
+      !all["workloads"].is_array() || !all["captureLoopback"].is_boolean() ||
+      !all["preserveSource"].is_boolean()) {
+    return fail(invalid("expected exactly workloads, captureLoopback and preserveSource"));
+  }
+  Spec spec;
+  spec.capture_loopback = all["captureLoopback"].get<bool>();
+  spec.preserve_source = all["preserveSource"].get<bool>();
+  if (all["workloads"].size() > kMaxWorkloads) {
+    return fail(invalid(fmt::format("more than {} workloads on one host", kMaxWorkloads)));
+  }
+  for (const nlohmann::json& entry : all["workloads"]) {
+    auto workload = decode_workload(entry);
+    if (!workload) return fail(workload.error());
+    spec.workloads.push_back(std::move(*workload));
+  }
+  if (auto ok = check(spec); !ok) return fail(ok.error());
+  return spec;
+}
+
+}  // namespace meshnode::capture
