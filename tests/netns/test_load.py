@@ -1,0 +1,121 @@
+"""Counts and memory."""
+
+import os
+import socket
+import time
+
+import lab
+import pytest
+import traffic
+from mesh import CLIENT, ECHO, WEB, Mesh
+from procs import eventually
+
+KIB_PER_IDLE = 32
+IDLE_AGENT_KIB = 12 * 1024
+RUNS_APART_KIB = 1024
+
+
+@pytest.fixture(scope="module")
+def quiet():
+    with Mesh() as made:
+        yield made
+
+
+def test_an_idle_agent_is_small(quiet):
+    time.sleep(1)
+    for host in (quiet.a, quiet.b):
+        assert len(host.pids()) == 2, "supervisor and one worker"
+        assert host.pss_kib() <= IDLE_AGENT_KIB
+
+
+def short_connections(address, count):
+    """One after another; how many failed and why."""
+    failures = []
+    for number in range(count):
+        try:
+            with socket.create_connection((address, ECHO), timeout=10) as sock:
+                traffic.ask(sock, b"%08d" % number)
+        except (OSError, EOFError) as error:
+            failures.append((number, repr(error)))
+    return failures
+
+
+def test_short_connections_one_after_another_are_all_served(quiet):
+    count = lab.scaled(10_000)
+    with quiet.b.serve(traffic.echo_server, ECHO, uid=WEB):
+        refused = quiet.a.status()["connections"]["refused"]
+        failures = quiet.a.call(short_connections, quiet.b.v4, count, uid=CLIENT, timeout=300)
+        assert failures == []
+        assert quiet.a.status()["connections"]["refused"] == refused
+
+
+def hold_idle(channel, addresses, count):
+    sockets = []
+    for number in range(count):
+        sock = socket.create_connection((addresses[number % len(addresses)], ECHO), timeout=20)
+        sockets.append(sock)
+        traffic.ask(sock)
+    channel.ready()
+    channel.receive()
+    for sock in sockets:
+        traffic.ask(sock)
+    channel.event("all alive")
+    channel.receive()
+
+
+def idle_run(mesh, count):
+    """Opens `count` connections, holds them; KiB an idle connection for each agent."""
+    before = {host.name: host.pss_kib() for host in (mesh.a, mesh.b)}
+    with mesh.a.serve(hold_idle, [mesh.b.v4], count, uid=CLIENT) as client:
+        time.sleep(1)
+        for host in (mesh.a, mesh.b):
+            assert host.status()["connections"]["active"] >= count
+        each = {host.name: (host.pss_kib() - before[host.name]) / count
+                for host in (mesh.a, mesh.b)}
+        client.send("ask all")
+        assert client.event(60) == "all alive"
+    for host in (mesh.a, mesh.b):
+        eventually(lambda host=host: host.status()["connections"]["active"] == 0, 15,
+                   what="end of all connections")
+    return each
+
+
+def test_idle_connections_are_cheap_and_leave_nothing_behind(quiet):
+    count = lab.scaled(2_000, 300)
+    with quiet.b.serve(traffic.echo_server, ECHO, uid=WEB):
+        assert quiet.a.call(short_connections, quiet.b.v4, 100, uid=CLIENT) == []
+        first = idle_run(quiet, count)
+        time.sleep(1)
+        middle = {host.name: host.pss_kib() for host in (quiet.a, quiet.b)}
+        idle_run(quiet, count)
+        time.sleep(1)
+        after = {host.name: host.pss_kib() for host in (quiet.a, quiet.b)}
+    for name, kib in first.items():
+        assert kib <= KIB_PER_IDLE, f"{name}: {kib:.1f} KiB an idle connection"
+    for name, kib in after.items():
+        grown = kib - middle[name]
+        assert grown <= RUNS_APART_KIB, f"{name}: a second identical run added {grown} KiB"
+
+
+def test_many_clients_at_once_are_all_served(quiet):
+    clients, each = 8, lab.scaled(2_000, 60)
+    with quiet.b.serve(traffic.echo_server, ECHO, uid=WEB):
+        running = [quiet.a.spawn(short_connections, address, each, uid=CLIENT)
+                   for address in (quiet.b.v4, quiet.b.v6) * (clients // 2)]
+        for child in running:
+            assert child.result(300) == []
+
+
+def descriptors(host):
+    return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in host.pids())
+
+
+def test_no_descriptor_is_lost(quiet):
+    with quiet.b.serve(traffic.echo_server, ECHO, uid=WEB):
+        quiet.a.call(short_connections, quiet.b.v4, 20, uid=CLIENT)
+        eventually(lambda: quiet.b.status()["connections"]["active"] == 0)
+        before = {host.name: descriptors(host) for host in (quiet.a, quiet.b)}
+        quiet.a.call(short_connections, quiet.b.v4, 200, uid=CLIENT)
+        for host in (quiet.a, quiet.b):
+            eventually(lambda host=host: descriptors(host) <= before[host.name] + 4, 10,
+                       what=f"as few descriptors in {host.name} as before")

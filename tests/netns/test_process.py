@@ -1,0 +1,152 @@
+"""The two processes: what they map, what they may, and how they replace each other."""
+
+import os
+import signal
+import socket
+import time
+
+import lab
+import mesh as meshes
+import pytest
+import traffic
+from mesh import CLIENT, ECHO, WEB, Mesh
+from procs import eventually
+
+CAP_NET_RAW = 1 << 13
+
+
+def field(pid, name):
+    with open(f"/proc/{pid}/status") as status:
+        for line in status:
+            if line.startswith(name + ":"):
+                return line.split()[1]
+    raise KeyError(name)
+
+
+def test_no_process_maps_openssl(mesh):
+    with mesh.b.serve(traffic.echo_server, ECHO, uid=WEB):
+        assert traffic.try_ask(mesh.a, mesh.b.v4, ECHO, CLIENT) is True
+    for host in (mesh.a, mesh.b):
+        for pid in host.pids():
+            with open(f"/proc/{pid}/maps") as maps:
+                text = maps.read()
+            assert "libssl.so.3" not in text and "libcrypto.so.3" not in text
+
+
+def test_the_worker_has_cap_net_raw_at_most(mesh):
+    for host in (mesh.a, mesh.b):
+        pid = host.worker()
+        for name in ("CapEff", "CapPrm", "CapInh", "CapAmb", "CapBnd"):
+            assert int(field(pid, name), 16) & ~CAP_NET_RAW == 0, name
+        assert field(pid, "NoNewPrivs") == "1"
+
+
+def test_nothing_else_runs_as_a_child_of_the_agent(mesh):
+    for host in (mesh.a, mesh.b):
+        eventually(lambda host=host: len(lab.children_of(host.supervisor)) == 1, 5,
+                   what="one child, the worker")
+
+
+def test_a_killed_worker_is_replaced_and_waiting_connections_are_served(own_mesh):
+    mesh = own_mesh
+    with mesh.b.serve(traffic.echo_server, ECHO, uid=WEB):
+        for host in (mesh.a, mesh.b, mesh.a):
+            assert traffic.try_ask(mesh.a, mesh.b.v4, ECHO, CLIENT) is True
+            old = host.worker()
+            os.kill(old, signal.SIGKILL)
+            waiting = [mesh.a.dial(mesh.b.v4, ECHO, uid=CLIENT) for _ in range(20)]
+            if host is mesh.a:
+                for sock in waiting:
+                    assert traffic.ask(sock), "a queued connection was lost"
+            for sock in waiting:
+                sock.close()
+            new = eventually(lambda host=host, old=old: [pid for pid in host.workers()
+                                                         if pid != old], 3, what="a new worker")
+            assert len(new) == 1
+            assert eventually(lambda host=host: host.problems("worker-restarted"), 5)
+            eventually(lambda: traffic.try_ask(mesh.a, mesh.b.v4, ECHO, CLIENT) is True, 5,
+                       what="new connections after the worker's death")
+
+
+def test_plaintext_connections_wait_for_the_new_worker_too(own_mesh):
+    mesh = own_mesh
+    with mesh.b.serve(traffic.greeting_server, ECHO, uid=WEB):
+        os.kill(mesh.b.worker(), signal.SIGKILL)
+        waiting = [mesh.c.dial(mesh.b.v4, ECHO) for _ in range(20)]
+        for sock in waiting:
+            assert traffic.read_line(sock) == f"you are {mesh.c.v4}"
+            sock.close()
+
+
+def test_a_worker_that_keeps_dying_comes_back_each_time(own_mesh):
+    mesh = own_mesh
+    with mesh.b.serve(traffic.echo_server, ECHO, uid=WEB):
+        for _ in range(lab.scaled(100, 5)):
+            os.kill(mesh.a.worker(), signal.SIGKILL)
+            eventually(lambda: traffic.try_ask(mesh.a, mesh.b.v4, ECHO, CLIENT) is True, 15,
+                       what="service after a worker's death")
+        assert mesh.a.agent_running()
+
+
+def test_the_worker_does_not_outlive_the_supervisor(own_mesh):
+    host = own_mesh.a
+    worker = host.worker()
+    os.kill(host.supervisor, signal.SIGKILL)
+    eventually(lambda: lab.start_time(worker) is None, 5, what="death of the worker")
+
+
+def test_ready_is_told_to_systemd_once_traffic_flows():
+    """READY=1 on NOTIFY_SOCKET, and not before the rules stand."""
+    with Mesh(start=False) as mesh:
+        path = os.path.join(mesh.a.directory, "notify")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            notify.bind(path)
+            notify.settimeout(15)
+            os.environ["NOTIFY_SOCKET"] = path
+            try:
+                mesh.a.start_agent(wait=False)
+            finally:
+                del os.environ["NOTIFY_SOCKET"]
+            message = notify.recv(4096).decode()
+            while "READY=1" not in message:
+                message = notify.recv(4096).decode()
+            assert "15001" in mesh.a.rules() and mesh.a.ready()
+
+
+def test_a_second_agent_refuses_to_start(own_mesh):
+    done = own_mesh.a.meshnode("agent", check=False, timeout=20)
+    assert done.returncode != 0 and "meshnode" in done.stderr
+    assert own_mesh.a.ready()
+
+
+def test_sigterm_lets_open_connections_end(own_mesh):
+    mesh = own_mesh
+    with mesh.b.serve(traffic.echo_server, ECHO, uid=WEB):
+        with mesh.a.dial(mesh.b.v4, ECHO, uid=CLIENT) as sock:
+            traffic.ask(sock)
+            started = time.monotonic()
+            mesh.a.stop_agent(timeout=20)
+            assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize("bad", ["no config", "no certificates", "bad node"])
+def test_an_agent_with_nothing_usable_still_harms_nobody(bad):
+    """It runs, says what is wrong, and captures nothing it cannot serve."""
+    with lab.Lab("a", "b") as made:
+        host = made.a
+        if bad == "no certificates":
+            host.write("node.yaml", meshes.node(host))
+            host.write("workloads.yaml",
+                       meshes.workload("client", meshes.by_user(CLIENT)))
+        elif bad == "bad node":
+            host.write("node.yaml", "apiVersion: meshnode.io/v1\nkind: Node\nnonsense: 1\n")
+        host.start_agent(wait=False)
+        time.sleep(1.5)
+        if host.agent_running():
+            status = host.status()
+            if bad != "no config":
+                assert status["health"] == "degraded" and status["problems"], status
+        else:
+            assert "meshnode" in host.log()
+        with made.b.serve(traffic.echo_server, 22):
+            assert traffic.try_ask(host, made.b.v4, 22) is True
