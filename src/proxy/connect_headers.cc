@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <iterator>
+#include <string_view>
 
 namespace meshnode::proxy {
 
@@ -29,22 +30,33 @@ ConnectRequest make_connect(const SocketAddress& destination, const SocketAddres
   add("cloud.region", caller.region);
   add("cloud.availability_zone", caller.zone);
   // All-zero ids are invalid (W3C Trace Context §3.2.2.3).
-  request.traceparent = fmt::format("00-{:016x}{:016x}-{:016x}-00", random_high, random_low | 1U,
-                                    random_high ^ (random_low | 1U) ? random_high ^ (random_low | 1U)
-                                                                    : std::uint64_t{1});
+  request.traceparent = fmt::format(
+      "00-{:016x}{:016x}-{:016x}-00", random_high, random_low | 1U,
+      random_high ^ (random_low | 1U) ? random_high ^ (random_low | 1U) : std::uint64_t{1});
   return request;
 }
 
 Result<SocketAddress> parse_authority(const std::string& authority) {
   auto parsed = SocketAddress::parse(authority);
   if (!parsed) {
-    return fail(ErrorCode::kInvalid, fmt::format("the authority '{}' is no address and port",
-                                                 authority.substr(0, 100)));
+    return fail(ErrorCode::kInvalid,
+                fmt::format("the authority '{}' is no address and port", authority.substr(0, 100)));
   }
   if (parsed->port == 0) {
     return fail(ErrorCode::kInvalid, "the authority names port 0");
   }
   return *parsed;
+}
+
+std::string forwarded_host(const std::string& forwarded) {
+  constexpr std::string_view kKey = ";host=";
+  const std::size_t at = forwarded.find(kKey);
+  if (at == std::string::npos) {
+    return {};
+  }
+  const std::size_t start = at + kKey.size();
+  std::string host = forwarded.substr(start, forwarded.find_first_of(";,", start) - start);
+  return is_dns_name(host) ? host : std::string{};
 }
 
 }  // namespace meshnode::proxy

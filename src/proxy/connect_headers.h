@@ -2,8 +2,8 @@
 /// HBONE's request header fields as values: what we send with a CONNECT and what we accept
 /// (ztunnel's conventions). Pure; every input may come from a hostile peer.
 
-#include <cstdint>
 #include <meshnode/address.h>
+#include <cstdint>
 #include <string>
 
 #include "proxy/hbone_session.h"
@@ -18,5 +18,9 @@ ConnectRequest make_connect(const SocketAddress& destination, const SocketAddres
 
 /// The authority as a literal address and port; host names are no endpoints of ours.
 Result<SocketAddress> parse_authority(const std::string& authority);
+
+/// The `host=` of a forwarded field (RFC 7239 §4), for telemetry only; empty when there is none or
+/// it is no DNS name.
+std::string forwarded_host(const std::string& forwarded);
 
 }  // namespace meshnode::proxy

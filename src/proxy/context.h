@@ -2,13 +2,13 @@
 /// What everything on one proxy loop shares. Thread: the loop's, but for ProxyStats and
 /// ProxyReports, which all loops share.
 
+#include <meshnode/clock.h>
+#include <meshnode/executor.h>
+#include <meshnode/transport.h>
 #include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <meshnode/clock.h>
-#include <meshnode/executor.h>
-#include <meshnode/transport.h>
 #include <optional>
 #include <string>
 #include <vector>

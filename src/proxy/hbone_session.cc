@@ -359,9 +359,8 @@ void HboneSession::closed(std::int32_t id, std::uint32_t code) {
   if (code != NGHTTP2_NO_ERROR || !stream->end_received_ || !stream->end_sent_) {
     detach(*stream);
     const auto arriving = arriving_.extract(id);  // dies at the end of this block
-    stream->end_with({ErrorCode::kReset,
-                      fmt::format("the far agent reset the stream: {}",
-                                  nghttp2_http2_strerror(code))},
+    stream->end_with({ErrorCode::kReset, fmt::format("the far agent reset the stream: {}",
+                                                     nghttp2_http2_strerror(code))},
                      code == NGHTTP2_REFUSED_STREAM);
   }
   events_->on_streams_changed();
@@ -382,8 +381,8 @@ std::unique_ptr<HboneStream> HboneSession::connect(const ConnectRequest& request
   add("baggage", request.baggage);
   add("traceparent", request.traceparent);
   const nghttp2_data_provider provider{{.ptr = nullptr}, &Callbacks::read_data};
-  const std::int32_t id = nghttp2_submit_request(session_, nullptr, headers.data(), headers.size(),
-                                                 &provider, nullptr);
+  const std::int32_t id =
+      nghttp2_submit_request(session_, nullptr, headers.data(), headers.size(), &provider, nullptr);
   if (id < 0) {
     return nullptr;  // stream ids used up: can_connect() is false from here on
   }
@@ -410,8 +409,8 @@ void HboneSession::submit_response(HboneStream& stream, int status) {
 }
 
 bool HboneSession::can_connect() const {
-  const std::uint32_t theirs = nghttp2_session_get_remote_settings(
-      session_, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS);
+  const std::uint32_t theirs =
+      nghttp2_session_get_remote_settings(session_, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS);
   return !draining_ && streams_.size() < std::min(kMaxStreamsOut, theirs) &&
          nghttp2_session_check_request_allowed(session_) != 0;
 }

@@ -5,17 +5,16 @@
 /// Windows: 4 MiB a stream, 16 MiB a connection; credit returns only for bytes the other side has
 /// taken, so a slow receiver holds at most that much. Frames of up to 1 MiB are accepted.
 
-#include <cstdint>
-#include <memory>
 #include <meshnode/result.h>
 #include <meshnode/transport.h>
+#include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <unordered_map>
 #include <vector>
 
 struct nghttp2_session;
-struct nghttp2_frame;
 
 namespace meshnode::proxy {
 

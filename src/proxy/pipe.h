@@ -3,9 +3,9 @@
 /// back-pressure: what one side does not take stops the reading of the other. TCP ends and h2
 /// ends behave alike (both are Streams). Thread: one loop.
 
+#include <meshnode/transport.h>
 #include <cstdint>
 #include <memory>
-#include <meshnode/transport.h>
 #include <string>
 
 namespace meshnode::proxy {

@@ -2,9 +2,9 @@
 /// What to do with a captured connection, decided before anything is done: pure functions from
 /// the snapshot and the facts of one connection to a value.
 
+#include <meshnode/address.h>
 #include <cstdint>
 #include <memory>
-#include <meshnode/address.h>
 #include <optional>
 #include <string>
 #include <variant>
@@ -28,14 +28,18 @@ struct Refuse {
   std::string reason;
 };
 
+/// Port of the plaintext inbound listener (design §2).
+inline constexpr std::uint16_t kPlaintextPort = 15006;
+
 struct OutboundPlan {
   std::shared_ptr<const snapshot::LocalWorkload> caller;
   std::variant<GoDirect, GoTo, Refuse> step;
 };
 
 struct OutboundFacts {
-  SocketAddress accepted_on;                       ///< the capture address that was reached
-  std::optional<SocketAddress> original;           ///< SO_ORIGINAL_DST
+  std::optional<std::uint16_t> slot;      ///< that the capture address names
+  SocketAddress accepted_on;              ///< the capture address that was reached
+  std::optional<SocketAddress> original;  ///< SO_ORIGINAL_DST
 };
 
 /// `turn` is the balancer's counter for the route (policy/balance.h).

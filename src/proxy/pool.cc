@@ -63,9 +63,9 @@ void PoolRequest::on_connect_refused(int status, bool unprocessed, const Error& 
     return;
   }
   pool_ = nullptr;
-  const telemetry::Flag flag = status == 401   ? telemetry::Flag::kDeny
-                               : status == 0   ? telemetry::Flag::kH2HandshakeFailure
-                                               : telemetry::Flag::kConnect;
+  const telemetry::Flag flag = status == 401 ? telemetry::Flag::kDeny
+                               : status == 0 ? telemetry::Flag::kH2HandshakeFailure
+                                             : telemetry::Flag::kConnect;
   events_->on_tunnel_refused(flag, error);
 }
 
@@ -77,6 +77,8 @@ Pool::~Pool() {
   }
   key_of_.clear();
 }
+
+Pool::Pool(ProxyContext& context) : context_(context) {}
 
 std::unique_ptr<PoolRequest> Pool::connect(const PoolKey& key, ConnectRequest request,
                                            PoolEvents* events) {
@@ -131,7 +133,7 @@ std::unique_ptr<Pool::Opening> Pool::take(Opening& opening) {
 void Pool::opened(Opening& opening, std::unique_ptr<Stream> stream) {
   const PoolKey key = opening.key();
   context_.executor.retire(take(opening));
-  auto tunnel = std::make_unique<Tunnel>(context_, Role::kClient, this);
+  auto tunnel = std::make_unique<Tunnel>(context_, Role::kClient, static_cast<TunnelOwner*>(this));
   auto session = tls::Session::client(
       key.credential, key.expected, [&clock = context_.clock] { return clock.wall_now(); },
       tunnel->tls_events());
@@ -203,8 +205,8 @@ void Pool::withdraw(PoolRequest& request) {
 
 void Pool::drop_if_empty(const PoolKey& key) {
   const auto found = entries_.find(key);
-  if (found != entries_.end() && found->second.tunnels.empty() &&
-      found->second.openings.empty() && found->second.waiting.empty()) {
+  if (found != entries_.end() && found->second.tunnels.empty() && found->second.openings.empty() &&
+      found->second.waiting.empty()) {
     entries_.erase(found);
   }
 }

@@ -48,14 +48,14 @@ class PoolRequest final : private ConnectEvents {
   ConnectRequest request_;
   PoolEvents* events_;
   Pool* pool_ = nullptr;
-  const PoolKey* key_ = nullptr;       // owned by the pool's map; entries outlive their requests
+  const PoolKey* key_ = nullptr;  // owned by the pool's map; entries outlive their requests
   std::unique_ptr<HboneStream> stream_;
   bool retried_ = false;
 };
 
 class Pool final : private TunnelOwner {
  public:
-  explicit Pool(ProxyContext& context) : context_(context) {}
+  explicit Pool(ProxyContext& context);
   ~Pool() override;
   std::unique_ptr<PoolRequest> connect(const PoolKey& key, ConnectRequest request,
                                        PoolEvents* events);
@@ -66,8 +66,8 @@ class Pool final : private TunnelOwner {
   friend class PoolRequest;
   class Opening;
   struct Entry {
-    std::vector<std::unique_ptr<Tunnel>> tunnels;      // handshake done or under way
-    std::vector<std::unique_ptr<Opening>> openings;    // TCP connect under way
+    std::vector<std::unique_ptr<Tunnel>> tunnels;    // handshake done or under way
+    std::vector<std::unique_ptr<Opening>> openings;  // TCP connect under way
     std::list<PoolRequest*> waiting;
     std::size_t handshaking = 0;
   };

@@ -160,9 +160,7 @@ void Tunnel::flush() {
   buffers.ciphertext.clear();
 }
 
-bool Tunnel::writable() const {
-  return ready_ && !ended_ && stream_->queued() < kMaxQueued;
-}
+bool Tunnel::writable() const { return ready_ && !ended_ && stream_->queued() < kMaxQueued; }
 
 void Tunnel::on_output(MutableBytes frames) {
   if (ended_) {
@@ -248,8 +246,9 @@ void Tunnel::on_timer() {
     return;
   }
   if (!ready_) {
-    fail_with("the TLS handshake took longer than 5 s; a firewall or a program that does not "
-              "speak TLS may hold the port");
+    fail_with(
+        "the TLS handshake took longer than 5 s; a firewall or a program that does not "
+        "speak TLS may hold the port");
     return;
   }
   const Instant now = context_.clock.now();

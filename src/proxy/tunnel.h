@@ -2,10 +2,10 @@
 /// One HBONE connection: TCP, TLS and HTTP/2 joined, with the contract's timers. The shell around
 /// tls::Session and HboneSession. Thread: one loop; ends only through its owner's retire().
 
-#include <memory>
 #include <meshnode/clock.h>
 #include <meshnode/executor.h>
 #include <meshnode/transport.h>
+#include <memory>
 #include <string>
 
 #include "proxy/context.h"

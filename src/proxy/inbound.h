@@ -1,0 +1,52 @@
+#pragma once
+/// Connections to this node's workloads: plaintext steered to port 15006, and tunnels at 15008.
+/// Both end in a connection to the program, made from the caller's address. Thread: one loop.
+
+#include <memory>
+#include <unordered_map>
+
+#include "proxy/context.h"
+#include "proxy/tunnel.h"
+
+namespace meshnode::proxy {
+
+class Inbound final : private TunnelOwner {
+ public:
+  explicit Inbound(ProxyContext& context);
+  ~Inbound() override;
+  AcceptEvents& plaintext() { return plaintext_; }
+  AcceptEvents& tunnels() { return tunnels_; }
+  std::size_t active() const { return connections_.size(); }
+  std::size_t open_tunnels() const { return open_.size(); }
+  /// GOAWAY on every tunnel; they go when their last stream does.
+  void drain();
+
+ private:
+  class Connection;
+  struct Accept final : AcceptEvents {
+    Accept(Inbound& owner, void (Inbound::*call)(std::unique_ptr<Stream>))
+        : owner_(owner), call_(call) {}
+    void on_accept(std::unique_ptr<Stream> stream) override { (owner_.*call_)(std::move(stream)); }
+    Inbound& owner_;
+    void (Inbound::*call_)(std::unique_ptr<Stream>);
+  };
+
+  void accept_plaintext(std::unique_ptr<Stream> stream);
+  void accept_tunnel(std::unique_ptr<Stream> stream);
+  void on_tunnel_ready(Tunnel& tunnel) override;
+  void on_tunnel_changed(Tunnel&) override {}
+  void on_tunnel_gone(Tunnel& tunnel, bool handshake, const std::string& error) override;
+  void on_connect(Tunnel& tunnel, std::unique_ptr<HboneStream> stream,
+                  ConnectRequest request) override;
+  void on_malformed(Tunnel& tunnel, const std::string& reason) override;
+  void add(std::unique_ptr<Connection> connection);
+  void remove(Connection& connection);
+
+  ProxyContext& context_;
+  Accept plaintext_;
+  Accept tunnels_;
+  std::unordered_map<Connection*, std::unique_ptr<Connection>> connections_;
+  std::unordered_map<Tunnel*, std::unique_ptr<Tunnel>> open_;
+};
+
+}  // namespace meshnode::proxy

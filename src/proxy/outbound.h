@@ -1,0 +1,30 @@
+#pragma once
+/// Captured outbound connections (port 15001): who calls, where to, and the bytes in between.
+/// Thread: one loop.
+
+#include <memory>
+#include <unordered_map>
+
+#include "proxy/context.h"
+#include "proxy/pool.h"
+
+namespace meshnode::proxy {
+
+class Outbound final : public AcceptEvents {
+ public:
+  Outbound(ProxyContext& context, Pool& pool);
+  ~Outbound() override;
+  void on_accept(std::unique_ptr<Stream> stream) override;
+  std::size_t active() const { return connections_.size(); }
+
+ private:
+  class Connection;
+  void remove(Connection& connection);
+
+  ProxyContext& context_;
+  Pool& pool_;
+  std::unordered_map<Connection*, std::unique_ptr<Connection>> connections_;
+  std::unordered_map<std::uint64_t, std::uint64_t> turns_;  // by Route::id
+};
+
+}  // namespace meshnode::proxy

@@ -1,0 +1,87 @@
+#include "proxy/plan.h"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "proxy/connect_headers.h"
+
+namespace meshnode::proxy {
+namespace {
+
+using snapshot::Endpoint;
+using snapshot::Snapshot;
+using telemetry::Flag;
+
+bool reached_directly(const SocketAddress& accepted_on,
+                      const std::optional<SocketAddress>& original) {
+  return !original || *original == accepted_on;
+}
+
+}  // namespace
+
+const snapshot::Route* route_of(const Snapshot& snapshot, const OutboundFacts& facts) {
+  return facts.original ? snapshot.route(*facts.original) : nullptr;
+}
+
+OutboundPlan plan_outbound(const Snapshot& snapshot, const OutboundFacts& facts,
+                           std::uint64_t turn) {
+  OutboundPlan plan{facts.slot ? snapshot.caller(*facts.slot) : nullptr, Refuse{}};
+  if (reached_directly(facts.accepted_on, facts.original)) {
+    plan.step = Refuse{Flag::kConnect, "the capture port was reached directly, not by a rule"};
+    return plan;
+  }
+  if (!plan.caller) {
+    plan.step = Refuse{Flag::kConnect,
+                       fmt::format("no workload is enrolled at {}", facts.accepted_on.ip.text())};
+    return plan;
+  }
+  const snapshot::Route* route = snapshot.route(*facts.original);
+  if (route == nullptr) {
+    plan.step = GoDirect{*facts.original};
+    return plan;
+  }
+  if (route->endpoints.empty()) {
+    plan.step = Refuse{Flag::kConnect, fmt::format("{} has no endpoint now",
+                                                   route->service ? route->service->hostname
+                                                                  : facts.original->text())};
+    return plan;
+  }
+  const Endpoint& endpoint = route->endpoints[turn % route->endpoints.size()];
+  if (endpoint.via == Endpoint::Via::kTunnel && !plan.caller->credential) {
+    plan.step =
+        Refuse{Flag::kTlsFailure, fmt::format("{} has no certificate: {}", plan.caller->id.text(),
+                                              plan.caller->credential_problem)};
+    return plan;
+  }
+  plan.step = GoTo{endpoint, route->service};
+  return plan;
+}
+
+InboundPlan plan_plaintext(const Snapshot& snapshot, const SocketAddress& local,
+                           const std::optional<SocketAddress>& original) {
+  // TPROXY keeps the destination as the local address; NAT leaves our own port there.
+  const SocketAddress destination = original.value_or(local);
+  if (destination.port == kPlaintextPort) {
+    return {nullptr,
+            Refuse{Flag::kConnect, "the capture port was reached directly, not by a rule"}};
+  }
+  return {snapshot.callee(destination), GoDirect{destination}};
+}
+
+InboundPlan plan_tunnelled(const Snapshot& snapshot, const std::string& authority,
+                           const SpiffeId& presented) {
+  const auto destination = parse_authority(authority);
+  if (!destination) {
+    return {nullptr, Refuse{Flag::kConnect, destination.error().message}};
+  }
+  // Loopback stands for the node in callee(), but no peer has a say about our loopback.
+  auto callee = destination->ip.is_loopback() ? nullptr : snapshot.callee(*destination);
+  if (!callee || callee->identity != presented) {
+    return {nullptr, Refuse{Flag::kConnect, fmt::format("{} is no declared endpoint of {}",
+                                                        destination->text(), presented.uri())}};
+  }
+  return {std::move(callee), GoDirect{*destination}};
+}
+
+}  // namespace meshnode::proxy
