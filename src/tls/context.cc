@@ -102,7 +102,14 @@ SSL_CTX* make_context(bool server, const ContextCallbacks& callbacks) {
 }
 
 std::string failure_reason() {
+  // The first error of the TLS layer says what it means; one before it, of the cipher or the
+  // certificate reader, only how it was noticed.
   std::uint32_t code = ERR_get_error();
+  while (code != 0 && ERR_GET_LIB(code) != ERR_LIB_SSL) {
+    std::uint32_t next = ERR_get_error();
+    if (next == 0) break;
+    code = next;
+  }
   ERR_clear_error();
   int reason = ERR_GET_REASON(code);
   if (ERR_GET_LIB(code) != ERR_LIB_SSL) {

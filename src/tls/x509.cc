@@ -59,7 +59,8 @@ std::string key_fault(X509* certificate) {
 
 std::optional<Refusal> check_dates(const X509* certificate, WallTime now, std::string_view what) {
   Validity validity = validity_of(certificate);
-  if (now > validity.not_after) {
+  // BoringSSL's own path check counts the last second as expired too.
+  if (now >= validity.not_after) {
     return Refusal{SSL_AD_CERTIFICATE_EXPIRED,
                    fmt::format("{} expired at {}; the time here is {}", what,
                                rfc3339(validity.not_after), rfc3339(now))};
@@ -93,6 +94,11 @@ std::uint8_t path_alert(int error) {
 
 std::string path_reason(X509_STORE_CTX* context, WallTime now) {
   int error = X509_STORE_CTX_get_error(context);
+  // At the depth limit the search for an issuer just stops.
+  if (error == X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY &&
+      X509_STORE_CTX_get_error_depth(context) + 1 >= static_cast<int>(kMaxChain)) {
+    error = X509_V_ERR_CERT_CHAIN_TOO_LONG;
+  }
   X509* at = X509_STORE_CTX_get_current_cert(context);
   std::string subject = at ? name_text(X509_get_subject_name(at)) : "?";
   std::string issuer = at ? name_text(X509_get_issuer_name(at)) : "?";
