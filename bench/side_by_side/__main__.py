@@ -13,6 +13,7 @@ from . import certificates, report
 from .arms import ARMS, CLIENT_USER, SERVER_USER
 from .cases import CASES
 from .lab import Failed
+from .profile import profile
 
 MAX_STEAL = 0.05
 ATTEMPTS = 3
@@ -25,11 +26,12 @@ def parse():
     parser.add_argument("--work", required=True)
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--rounds", type=int)
-    parser.add_argument("--seconds", type=float, help="measured time of a case; rate takes twice it")
+    parser.add_argument("--seconds", type=float)
     parser.add_argument("--case", action="append", default=[])
     parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--pin", choices=("hosts", "none"), default="hosts")
     parser.add_argument("--haproxy-bufsize", type=int, default=0)
+    parser.add_argument("--profile", choices=("samples", "graph", "syscalls"))
     parser.add_argument("--out")
     options = parser.parse_args()
     options.rounds = options.rounds or (1 if options.smoke else 5)
@@ -97,6 +99,7 @@ def rounded(values):
 
 
 def run_round(options, number, records):
+    """A new start of every arm; returns how many sets of measurements were discarded."""
     arms = {}
     discarded = 0
     try:
@@ -104,6 +107,10 @@ def run_round(options, number, records):
             # In place before it starts: what half started is stopped too.
             arms[name] = ARMS[name](index, options.work, cpus_of(options, number), options)
             arms[name].start()
+        if options.profile:
+            for case in options.cases:
+                profile(case, arms[options.arms[0]], options)
+            return 0
         for turn, case in enumerate(options.cases):
             order = rotated(options.arms, number + turn)
             discarded += run_case(options, case, arms, order, number, records)
@@ -144,6 +151,9 @@ def main():
     began = " ".join(Path("/proc/loadavg").read_text().split()[:3])
     try:
         certificates.make(Path(options.work) / "certificates")
+        if options.profile:
+            run_round(options, 0, records)
+            return 0
         for number in range(options.rounds):
             discarded += run_round(options, number, records)
             for name in options.arms:

@@ -71,10 +71,11 @@ def requests(case, arm, warmup, seconds):
     if raw["requests"] == 0:
         raise Failed(f"{arm.name}: {case.name}: no request was answered")
     values = {}
-    if case.name != "rate":
+    if case.name == "rate":
+        values.update({f"{quantile} ms": raw[quantile] for quantile in ("p50", "p90", "p99")})
+    else:
+        # A closed loop's latency says nothing beyond its throughput.
         values["requests/s"] = raw["requests"] / raw["seconds"]
-    for quantile in ("p50", "p90", "p99"):
-        values[f"{quantile} ms"] = raw[quantile]
     values.update(costs(raw, raw["requests"] / 1000, "1,000 requests"))
     return Figures(values, raw["steal"] / raw["total"], kept(raw))
 
