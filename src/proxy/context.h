@@ -1,11 +1,10 @@
 #pragma once
-/// What everything on one proxy loop shares. Thread: the loop's, but for ProxyStats and
-/// ProxyReports, which all loops share.
+/// What everything on one proxy loop shares. Thread: the loop's, but for telemetry,
+/// metrics and reports, which all loops share and are thread-safe.
 
 #include <meshnode/clock.h>
 #include <meshnode/executor.h>
 #include <meshnode/transport.h>
-#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -15,19 +14,10 @@
 
 #include "base/random.h"
 #include "snapshot/snapshot.h"
+#include "telemetry/agent_metrics.h"
 #include "telemetry/connection.h"
 
 namespace meshnode::proxy {
-
-/// Live figures for status and metrics. Thread-safe, relaxed.
-struct ProxyStats {
-  std::atomic<std::uint64_t> tunnels_inbound{0};
-  std::atomic<std::uint64_t> tunnels_outbound{0};
-  std::atomic<std::uint64_t> connections_active{0};
-  std::atomic<std::uint64_t> connections_total{0};
-  std::atomic<std::uint64_t> connections_refused{0};
-  std::atomic<std::uint64_t> plaintext_inbound{0};
-};
 
 /// Where the loops tell what an operator should know. Implementations are thread-safe.
 class ProxyReports {
@@ -59,7 +49,7 @@ struct ProxyContext {
   Random& random;
   telemetry::Telemetry& telemetry;
   ProxyReports& reports;
-  ProxyStats& stats;
+  telemetry::AgentMetrics& metrics;
   /// Which workload's capture address this is (capture/spec.h).
   std::function<std::optional<std::uint16_t>(const IpAddress&)> slot_of;
   /// Swapped by the control loop through post(); connections keep what they were planned with.

@@ -80,8 +80,12 @@ class Inbound::Connection final : public Retirable, private DialEvents, private 
 
   void refuse_with(telemetry::Flag flag, const std::string& reason, int status) {
     context().telemetry.refused(labels_, addresses_, flag, reason);
-    ++context().stats.connections_refused;
     if (hbone_ != nullptr) {
+      context()
+          .metrics
+          .refused(status == 400 ? telemetry::Refusal::kAuthority
+                                 : telemetry::Refusal::kUnavailable)
+          .add();
       hbone_->respond(status);
     } else {
       stream_->reset();
@@ -117,12 +121,12 @@ Inbound::Inbound(ProxyContext& context)
       tunnels_(*this, &Inbound::accept_tunnel) {}
 
 Inbound::~Inbound() {
-  context_.stats.connections_active -= connections_.size();
-  context_.stats.tunnels_inbound -= open_.size();
+  context_.metrics.tunnels_open(telemetry::Direction::kInbound)
+      .add(-static_cast<std::int64_t>(open_.size()));
 }
 
 void Inbound::accept_plaintext(std::unique_ptr<Stream> stream) {
-  ++context_.stats.plaintext_inbound;
+  context_.metrics.plaintext_inbound.add();
   const SocketAddress local = stream->local_address();
   const SocketAddress source = stream->peer_address();
   // TPROXY leaves the destination in place and no translation to ask about.
@@ -158,7 +162,8 @@ void Inbound::accept_tunnel(std::unique_ptr<Stream> stream) {
                                   session.error().message);
     return;
   }
-  ++context_.stats.tunnels_inbound;
+  context_.metrics.tunnels_open(telemetry::Direction::kInbound).add(1);
+  context_.metrics.tunnels_total(telemetry::Direction::kInbound).add();
   Tunnel& started = *tunnel;
   open_.emplace(&started, std::move(tunnel));
   started.start(std::move(stream), std::move(*session));
@@ -168,7 +173,7 @@ void Inbound::on_tunnel_ready(Tunnel&) {}
 
 void Inbound::on_tunnel_gone(Tunnel& tunnel, bool handshake, const std::string& error) {
   if (handshake) {
-    ++context_.stats.connections_refused;
+    context_.metrics.refused(telemetry::Refusal::kTls).add();
     context_.reports.peer_refused(tunnel.peer_address().ip, telemetry::Flag::kTlsFailure, error);
     telemetry::Labels labels;
     labels.reporter = telemetry::Reporter::kDestination;
@@ -177,7 +182,7 @@ void Inbound::on_tunnel_gone(Tunnel& tunnel, bool handshake, const std::string& 
     addresses.destination = tunnel.local_address();
     context_.telemetry.refused(labels, addresses, telemetry::Flag::kTlsFailure, error);
   }
-  --context_.stats.tunnels_inbound;
+  context_.metrics.tunnels_open(telemetry::Direction::kInbound).add(-1);
   const auto found = open_.find(&tunnel);
   context_.executor.retire(std::move(found->second));
   open_.erase(found);
@@ -185,7 +190,6 @@ void Inbound::on_tunnel_gone(Tunnel& tunnel, bool handshake, const std::string& 
 
 void Inbound::on_connect(Tunnel& tunnel, std::unique_ptr<HboneStream> stream,
                          ConnectRequest request) {
-  ++context_.stats.connections_total;
   const InboundPlan plan = plan_tunnelled(*context_.snapshot, request.authority,
                                           tunnel.session().presented()->identity());
   HboneStream* hbone = stream.get();
@@ -198,13 +202,12 @@ void Inbound::on_connect(Tunnel& tunnel, std::unique_ptr<HboneStream> stream,
 }
 
 void Inbound::on_malformed(Tunnel& tunnel, const std::string& reason) {
-  ++context_.stats.connections_refused;
+  context_.metrics.refused(telemetry::Refusal::kProtocol).add();
   context_.reports.peer_refused(tunnel.peer_address().ip, telemetry::Flag::kH2HandshakeFailure,
                                 reason);
 }
 
 void Inbound::add(std::unique_ptr<Connection> connection) {
-  ++context_.stats.connections_active;
   Connection* key = connection.get();
   connections_.emplace(key, std::move(connection));
 }
@@ -214,7 +217,6 @@ void Inbound::remove(Connection& connection) {
   if (found == connections_.end()) {
     return;
   }
-  --context_.stats.connections_active;
   context_.executor.retire(std::move(found->second));
   connections_.erase(found);
 }

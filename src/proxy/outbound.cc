@@ -40,6 +40,7 @@ class Outbound::Connection final : public Retirable,
     if (const auto* refuse = std::get_if<Refuse>(&step_)) {
       refuse_with(refuse->flag, refuse->reason);
     } else if (const auto* direct = std::get_if<GoDirect>(&step_)) {
+      context().metrics.direct_outbound.add();
       dial(direct->to);
     } else {
       go_to(std::get<GoTo>(step_));
@@ -110,7 +111,6 @@ class Outbound::Connection final : public Retirable,
 
   void refuse_with(telemetry::Flag flag, const std::string& reason) {
     context().telemetry.refused(labels_, addresses_, flag, reason);
-    ++context().stats.connections_refused;
     stream_->reset();
     outbound_.remove(*this);
   }
@@ -141,11 +141,9 @@ class Outbound::Connection final : public Retirable,
 
 Outbound::Outbound(ProxyContext& context, Pool& pool) : context_(context), pool_(pool) {}
 
-Outbound::~Outbound() { context_.stats.connections_active -= connections_.size(); }
+Outbound::~Outbound() = default;
 
 void Outbound::on_accept(std::unique_ptr<Stream> stream) {
-  ++context_.stats.connections_total;
-  ++context_.stats.connections_active;
   OutboundFacts facts;
   facts.accepted_on = stream->local_address();
   facts.slot = context_.slot_of(facts.accepted_on.ip);
@@ -170,7 +168,6 @@ void Outbound::remove(Connection& connection) {
   if (found == connections_.end()) {
     return;
   }
-  --context_.stats.connections_active;
   context_.executor.retire(std::move(found->second));
   connections_.erase(found);
 }

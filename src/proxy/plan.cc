@@ -4,6 +4,7 @@
 
 #include <utility>
 
+#include "policy/balance.h"
 #include "proxy/connect_headers.h"
 
 namespace meshnode::proxy {
@@ -47,7 +48,7 @@ OutboundPlan plan_outbound(const Snapshot& snapshot, const OutboundFacts& facts,
                                                                   : facts.original->text())};
     return plan;
   }
-  const Endpoint& endpoint = route->endpoints[turn % route->endpoints.size()];
+  const Endpoint& endpoint = route->endpoints[*policy::pick(route->endpoints.size(), turn)];
   if (endpoint.via == Endpoint::Via::kTunnel && !plan.caller->credential) {
     plan.step =
         Refuse{Flag::kTlsFailure, fmt::format("{} has no certificate: {}", plan.caller->id.text(),

@@ -146,7 +146,8 @@ void Pool::opened(Opening& opening, std::unique_ptr<Stream> stream) {
   found->second.tunnels.push_back(std::move(tunnel));
   ++found->second.handshaking;
   key_of_[&started] = &found->first;
-  ++context_.stats.tunnels_outbound;
+  context_.metrics.tunnels_open(telemetry::Direction::kOutbound).add(1);
+  context_.metrics.tunnels_total(telemetry::Direction::kOutbound).add();
   started.start(std::move(stream), std::move(*session));
 }
 
@@ -181,7 +182,7 @@ void Pool::on_tunnel_gone(Tunnel& tunnel, bool handshake, const std::string& err
   const auto known = key_of_.find(&tunnel);
   const PoolKey key = *known->second;
   key_of_.erase(known);
-  --context_.stats.tunnels_outbound;
+  context_.metrics.tunnels_open(telemetry::Direction::kOutbound).add(-1);
   Entry& entry = entries_[key];
   const auto at = std::find_if(entry.tunnels.begin(), entry.tunnels.end(),
                                [&](const auto& owned) { return owned.get() == &tunnel; });
