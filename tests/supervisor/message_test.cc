@@ -1,0 +1,157 @@
+#include "supervisor/message.h"
+
+#include <rapidcheck.h>
+#include <catch2/catch.hpp>
+
+#include "supervisor/frame.h"
+#include "supervisor/restart_policy.h"
+
+using namespace meshnode;
+using namespace meshnode::supervisor;
+
+namespace {
+
+std::string ascii(std::size_t max) {
+  const auto size = *rc::gen::inRange<std::size_t>(0, max);
+  return *rc::gen::container<std::string>(size, rc::gen::inRange<char>(' ', '~'));
+}
+
+CaptureReport any_report() {
+  CaptureReport m;
+  m.ok = *rc::gen::arbitrary<bool>();
+  m.error = ascii(200);
+  m.v4 = *rc::gen::arbitrary<bool>();
+  m.v6 = *rc::gen::arbitrary<bool>();
+  m.other_backend = *rc::gen::arbitrary<bool>();
+  m.repaired = *rc::gen::arbitrary<std::uint64_t>();
+  m.last_repair = ascii(200);
+  m.waiting = {ascii(20), ascii(20)};
+  m.bypass[ascii(10)] = *rc::gen::arbitrary<std::uint64_t>();
+  m.bypass_by_workload[ascii(10)] = *rc::gen::arbitrary<std::uint64_t>();
+  return m;
+}
+
+Bytes piece(const std::string& text, std::size_t from, std::size_t size) {
+  return as_bytes(std::string_view(text).substr(from, size));
+}
+
+}  // namespace
+
+TEST_CASE("every message to a worker survives the channel") {
+  REQUIRE(rc::check([] {
+    Listeners listeners;
+    for (int i = *rc::gen::inRange(0, 32); i > 0; --i) listeners.names.push_back(ascii(30));
+    listeners.history.restarts = *rc::gen::arbitrary<std::uint64_t>();
+    listeners.history.last_reason = ascii(100);
+    listeners.history.first = WallTime{std::chrono::milliseconds(*rc::gen::inRange(0, 1 << 30))};
+    listeners.history.last = WallTime{std::chrono::milliseconds(*rc::gen::inRange(0, 1 << 30))};
+    for (const ToWorker& message :
+         {ToWorker(listeners), ToWorker(Reload{}), ToWorker(Drain{}), ToWorker(any_report())}) {
+      const auto back = decode_to_worker(encode(message));
+      RC_ASSERT(back.has_value());
+      RC_ASSERT(*back == message);
+    }
+  }));
+}
+
+TEST_CASE("every message to the supervisor survives the channel") {
+  capture::Spec spec;
+  spec.workloads.push_back({"bookinfo/reviews", 1, capture::ByUser{1000}, {9080}});
+  spec.workloads.push_back({"bookinfo/ratings", 2, capture::ByCgroup{"ratings.slice"}, {}});
+  for (const ToSupervisor& message :
+       {ToSupervisor(Ready{}), ToSupervisor(Drained{}), ToSupervisor(CaptureRequest{spec})}) {
+    const auto back = decode_to_supervisor(encode(message));
+    REQUIRE(back);
+    CHECK(*back == message);
+  }
+}
+
+TEST_CASE("text beyond the bound is cut by the sender and refused by the receiver") {
+  CaptureReport report;
+  report.error = std::string(kMaxText + 1, 'e');
+  auto back = decode_to_worker(encode(ToWorker(report)));
+  REQUIRE(back);
+  CHECK(std::get<CaptureReport>(*back).error.size() == kMaxText);
+
+  std::string longer = encode(ToWorker(report));
+  longer.insert(longer.find("eee"), "e");
+  CHECK_FALSE(decode_to_worker(longer));
+}
+
+TEST_CASE("no more listeners are believed than descriptors can come") {
+  Listeners message;
+  message.names.assign(kMaxListeners, "n");
+  CHECK(decode_to_worker(encode(ToWorker(message))));
+  message.names.emplace_back("n");
+  CHECK_FALSE(decode_to_worker(encode(ToWorker(message))));
+}
+
+TEST_CASE("text that is no UTF-8 still makes a message") {
+  CaptureReport report;
+  report.error = "iptables said \xff\xfe";
+  CHECK(decode_to_worker(encode(ToWorker(report))));
+}
+
+TEST_CASE("what a broken worker may send is refused") {
+  for (const char* text : {"", "null", "[]", "{}", "{\"type\":1}", "{\"type\":\"listeners\"}",
+                           "{\"type\":\"ready\"", "{\"type\":\"ready\",\"more\":1}",
+                           "{\"type\":\"capture\"}", "{\"type\":\"capture\",\"spec\":\"{}\"}",
+                           "{\"type\":\"capture\",\"spec\":{}}", "{\"type\":\"ready\"} trailing"}) {
+    INFO(text);
+    CHECK_FALSE(decode_to_supervisor(text));
+  }
+  CHECK_FALSE(decode_to_supervisor(std::string(1 << 20, '[')));
+  CHECK_FALSE(decode_to_supervisor("{\"type\":" + std::string(1 << 20, '[')));
+}
+
+TEST_CASE("a spec that the capture room refuses never reaches the rules") {
+  capture::Spec spec;
+  spec.workloads.push_back({"a/b", 1, capture::ByCgroup{"../escape"}, {80}});
+  CHECK_FALSE(decode_to_supervisor(encode(ToSupervisor(CaptureRequest{spec}))));
+}
+
+TEST_CASE("frames come out as they went in, however the stream is cut") {
+  REQUIRE(rc::check([] {
+    std::vector<std::string> bodies;
+    std::string stream;
+    for (int i = *rc::gen::inRange(1, 6); i > 0; --i) {
+      bodies.push_back("b" + *rc::gen::arbitrary<std::string>());
+      stream += *make_frame(bodies.back());
+    }
+    FrameDecoder decoder;
+    std::vector<std::string> out;
+    for (std::size_t at = 0; at < stream.size();) {
+      const auto size = *rc::gen::inRange<std::size_t>(1, 9);
+      decoder.feed(piece(stream, at, size));
+      at += size;
+      for (auto next = decoder.next(); next && *next; next = decoder.next()) out.push_back(**next);
+    }
+    RC_ASSERT(out == bodies);
+    RC_ASSERT(!decoder.in_frame());
+  }));
+}
+
+TEST_CASE("a frame may be as long as the limit and not one octet longer") {
+  FrameDecoder at_limit;
+  at_limit.feed(as_bytes(*make_frame(std::string(kMaxFrame, 'x'))));
+  const auto body = at_limit.next();
+  REQUIRE(body);
+  CHECK((*body)->size() == kMaxFrame);
+  CHECK_FALSE(make_frame(std::string(kMaxFrame + 1, 'x')));
+
+  FrameDecoder beyond;
+  beyond.feed(as_bytes(std::string_view("\x00\x40\x00\x01", 4)));
+  CHECK_FALSE(beyond.next());
+}
+
+TEST_CASE("a worker is replaced at once, and slower when it keeps dying at the start") {
+  RestartPolicy policy;
+  using std::chrono::milliseconds;
+  std::vector<Duration> delays;
+  for (int i = 0; i < 7; ++i) delays.push_back(policy.next_delay(milliseconds(5)));
+  CHECK(delays == std::vector<Duration>{milliseconds(0), milliseconds(100), milliseconds(200),
+                                        milliseconds(400), milliseconds(800), milliseconds(1000),
+                                        milliseconds(1000)});
+  CHECK(policy.next_delay(RestartPolicy::kSettled) == milliseconds(0));
+  CHECK(policy.next_delay(milliseconds(1)) == milliseconds(100));
+}

@@ -1,0 +1,403 @@
+#include "supervisor/supervisor.h"
+
+#include <net/if.h>
+#include <netinet/in.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <array>
+#include <catch2/catch.hpp>
+#include <chrono>
+#include <csignal>
+#include <cstdlib>
+#include <fstream>
+#include <functional>
+#include <sstream>
+#include <thread>
+
+#include "io/host_kernel.h"
+#include "io/loop.h"
+#include "supervisor/worker_link.h"
+
+using namespace meshnode;
+using namespace meshnode::supervisor;
+using std::chrono::milliseconds;
+using SteadyClock = std::chrono::steady_clock;
+
+// The workers of these tests are this program, started again with the name of one of the hidden
+// cases below. Each answers a connection to the tunnel port with one line about itself.
+
+namespace {
+
+class FakeWorker {
+ public:
+  enum class Kind { kPlain, kStubborn, kTalksNonsense, kEnrolls };
+
+  explicit FakeWorker(Kind kind)
+      : kind_(kind),
+        link_(loop_, kChannelDescriptor,
+              {[this](auto by_name, auto history) { serve(std::move(by_name), history); },
+               [this] { ++reloads_; }, [this] { drain(); }, [](const CaptureReport&) {},
+               [](const Error&) { ::_exit(9); }}) {}
+
+  void run() { loop_.run(); }
+
+ private:
+  void serve(std::map<std::string, int> by_name, const WorkerHistory& history) {
+    history_ = history;
+    if (kind_ == Kind::kTalksNonsense && history.restarts == 0) {
+      static_cast<void>(!::write(kChannelDescriptor, "\0\0\0\2{}", 6));
+      return;
+    }
+    for (const char* name : {"tunnel4", "tunnel6", "admin"}) {
+      const auto at = by_name.find(name);
+      if (at == by_name.end()) continue;
+      const int listener = at->second;
+      watches_.push_back(
+          std::make_unique<io::FdWatch>(loop_, listener, [this, listener] { answer(listener); }));
+    }
+    listeners_ = by_name.size();
+    capture::Spec spec;
+    if (kind_ == Kind::kEnrolls) {
+      spec.workloads.push_back({"test/web", 1, capture::ByUser{54321}, {9080}});
+    }
+    static_cast<void>(link_.send_capture(spec));
+    link_.send_ready();
+  }
+
+  void answer(int listener) {
+    const Descriptor client(::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC));
+    if (!client) return;
+    std::ostringstream line;
+    line << ::getpid() << ' ' << history_.restarts << ' ' << reloads_ << ' ' << listeners_ << ' '
+         << history_.last_reason << '\n';
+    const std::string text = line.str();
+    static_cast<void>(!::write(client.get(), text.data(), text.size()));
+  }
+
+  void drain() {
+    if (kind_ == Kind::kStubborn) return;
+    link_.send_drained();
+    ::_exit(0);
+  }
+
+  Kind kind_;
+  io::Loop loop_;
+  WorkerLink link_;
+  WorkerHistory history_;
+  int reloads_ = 0;
+  std::size_t listeners_ = 0;
+  std::vector<std::unique_ptr<io::FdWatch>> watches_;
+};
+
+}  // namespace
+
+TEST_CASE("plain worker", "[.worker]") { FakeWorker(FakeWorker::Kind::kPlain).run(); }
+TEST_CASE("stubborn worker", "[.worker]") { FakeWorker(FakeWorker::Kind::kStubborn).run(); }
+TEST_CASE("nonsense worker", "[.worker]") { FakeWorker(FakeWorker::Kind::kTalksNonsense).run(); }
+TEST_CASE("enrolling worker", "[.worker]") { FakeWorker(FakeWorker::Kind::kEnrolls).run(); }
+TEST_CASE("dying worker", "[.worker]") { ::_exit(5); }
+
+namespace {
+
+/// One network namespace for the whole program, with loopback up; false without the rights.
+bool own_network() {
+  static const bool ours = [] {
+    if (::unshare(CLONE_NEWNET) != 0) return false;
+    const Descriptor any(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    ifreq request{};
+    std::string("lo").copy(request.ifr_name, IFNAMSIZ - 1);
+    request.ifr_flags = IFF_UP | IFF_RUNNING;
+    return ::ioctl(any.get(), SIOCSIFFLAGS, &request) == 0;
+  }();
+  if (!ours) WARN("SKIPPED: needs root, for a network namespace of its own");
+  return ours;
+}
+
+struct Answer {
+  pid_t pid = -1;
+  std::uint64_t restarts = 0;
+  int reloads = 0;
+  std::size_t listeners = 0;
+  std::string last_reason;
+};
+
+Descriptor dial(int family) {
+  Descriptor client(::socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_storage raw{};
+  const auto ip = family == AF_INET ? IpAddress::parse("127.0.0.1") : IpAddress::parse("::1");
+  const socklen_t length = SocketAddress{*ip, capture::kTunnelPort}.to_sockaddr(raw);
+  const timeval patience{10, 0};
+  ::setsockopt(client.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+  if (::connect(client.get(), reinterpret_cast<const sockaddr*>(&raw), length) != 0) return {};
+  return client;
+}
+
+Answer read_answer(const Descriptor& client) {
+  std::string text;
+  std::array<char, 512> buffer{};
+  while (text.find('\n') == std::string::npos) {
+    const ssize_t got = ::read(client.get(), buffer.data(), buffer.size());
+    if (got <= 0) return {};
+    text.append(buffer.data(), static_cast<std::size_t>(got));
+  }
+  Answer answer;
+  std::istringstream line(text);
+  line >> answer.pid >> answer.restarts >> answer.reloads >> answer.listeners >> std::ws;
+  std::getline(line, answer.last_reason);
+  return answer;
+}
+
+Answer ask(int family = AF_INET) {
+  const Descriptor client = dial(family);
+  return client ? read_answer(client) : Answer{};
+}
+
+bool eventually(const std::function<bool()>& holds, milliseconds patience = milliseconds(8000)) {
+  const auto deadline = SteadyClock::now() + patience;
+  while (SteadyClock::now() < deadline) {
+    if (holds()) return true;
+    std::this_thread::sleep_for(milliseconds(10));
+  }
+  return holds();
+}
+
+/// A supervisor in a process of its own, ended with the object.
+class Agent {
+ public:
+  explicit Agent(const char* worker, Duration drain = kDrainDeadline) {
+    std::string name = "/tmp/meshnode-supervisor-XXXXXX";
+    REQUIRE(::mkdtemp(name.data()) != nullptr);
+    options_.run_dir = name + "/run";
+    options_.state_dir = name + "/state";
+    options_.worker_arguments = {"supervisor_test", worker};
+    options_.drain_deadline = drain;
+    options_.notify_socket = name + "/notify";
+    manager_ = Descriptor(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    sockaddr_un at{};
+    at.sun_family = AF_UNIX;
+    options_.notify_socket.copy(at.sun_path, sizeof(at.sun_path) - 1);
+    REQUIRE(::bind(manager_.get(), reinterpret_cast<const sockaddr*>(&at), sizeof(at)) == 0);
+    start();
+  }
+  ~Agent() { kill(); }
+  Agent(const Agent&) = delete;
+  Agent& operator=(const Agent&) = delete;
+
+  void start() {
+    pid_ = ::fork();
+    REQUIRE(pid_ >= 0);
+    if (pid_ == 0) {
+      const auto code = run_supervisor(options_);
+      ::_exit(code ? *code : 77);
+    }
+  }
+  void kill() {
+    if (pid_ <= 0) return;
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+    pid_ = -1;
+  }
+  void signal(int number) const { ::kill(pid_, number); }
+  /// -1 when it still runs after the time.
+  int exit_code(milliseconds patience = milliseconds(8000)) {
+    int status = 0;
+    const bool ended =
+        eventually([&] { return ::waitpid(pid_, &status, WNOHANG) == pid_; }, patience);
+    if (!ended) return -1;
+    pid_ = -1;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+  }
+  std::string next_notification(milliseconds patience = milliseconds(8000)) {
+    std::array<char, 1024> text{};
+    ssize_t got = -1;
+    eventually(
+        [&] {
+          got = ::recv(manager_.get(), text.data(), text.size(), MSG_DONTWAIT);
+          return got > 0;
+        },
+        patience);
+    return got > 0 ? std::string(text.data(), static_cast<std::size_t>(got)) : "";
+  }
+  bool ready() {
+    for (std::string text = next_notification(); !text.empty(); text = next_notification()) {
+      if (text == "READY=1") return true;
+    }
+    return false;
+  }
+  const Options& options() const { return options_; }
+
+ private:
+  Options options_;
+  Descriptor manager_;
+  pid_t pid_ = -1;
+};
+
+std::string all_rules() {
+  io::HostKernel kernel;
+  std::string text;
+  for (const char* program : {"iptables-save", "ip6tables-save"}) {
+    if (auto done = kernel.run({program}, "")) text += done->output;
+  }
+  return text;
+}
+
+}  // namespace
+
+TEST_CASE("a worker serves the supervisor's listeners over both families") {
+  if (!own_network()) return;
+  Agent agent("plain worker");
+  REQUIRE(agent.ready());
+  const Answer v4 = ask(AF_INET);
+  CHECK(v4.pid > 0);
+  CHECK(v4.restarts == 0);
+  CHECK(v4.listeners == 11);
+  CHECK(ask(AF_INET6).pid == v4.pid);
+}
+
+TEST_CASE("a dead worker is replaced within 100 ms and the new one knows why") {
+  if (!own_network()) return;
+  Agent agent("plain worker");
+  REQUIRE(agent.ready());
+  auto best = milliseconds(10'000);
+  std::uint64_t rounds = 0;
+  // The machine may be busy with other things; the best of a few rounds is the program's doing.
+  for (; rounds < 4 && best > milliseconds(100); ++rounds) {
+    std::this_thread::sleep_for(RestartPolicy::kSettled);
+    const Answer before = ask();
+    REQUIRE(before.pid > 0);
+    const auto killed = SteadyClock::now();
+    ::kill(before.pid, SIGKILL);
+    const Answer after = ask();
+    best = std::min(best, std::chrono::duration_cast<milliseconds>(SteadyClock::now() - killed));
+    CHECK(after.pid != before.pid);
+    CHECK(after.restarts == rounds + 1);
+    CHECK(after.last_reason == "killed by signal 9 (Killed)");
+  }
+  CHECK(best <= milliseconds(100));
+}
+
+TEST_CASE("connections made while no worker lives are served by its successor") {
+  if (!own_network()) return;
+  Agent agent("plain worker");
+  REQUIRE(agent.ready());
+  const Answer before = ask();
+  REQUIRE(before.pid > 0);
+  agent.signal(SIGSTOP);
+  ::kill(before.pid, SIGKILL);
+  std::this_thread::sleep_for(milliseconds(20));
+  std::vector<Descriptor> waiting;
+  for (int i = 0; i < 200; ++i) waiting.push_back(dial(i % 2 == 0 ? AF_INET : AF_INET6));
+  agent.signal(SIGCONT);
+  int served = 0;
+  for (const auto& client : waiting) served += client && read_answer(client).restarts == 1 ? 1 : 0;
+  CHECK(served == 200);
+}
+
+TEST_CASE("a worker that dies at every start is tried again and again") {
+  if (!own_network()) return;
+  Agent agent("dying worker");
+  CHECK(agent.exit_code(milliseconds(1500)) == -1);
+  agent.signal(SIGTERM);
+  CHECK(agent.exit_code() == 0);
+}
+
+TEST_CASE("a worker that talks nonsense is replaced") {
+  if (!own_network()) return;
+  Agent agent("nonsense worker");
+  REQUIRE(agent.ready());
+  CHECK(ask().restarts == 1);
+}
+
+TEST_CASE("SIGHUP asks the worker to reload and restarts nothing") {
+  if (!own_network()) return;
+  Agent agent("plain worker");
+  REQUIRE(agent.ready());
+  const pid_t before = ask().pid;
+  agent.signal(SIGHUP);
+  CHECK(eventually([] { return ask().reloads == 1; }));
+  CHECK(ask().pid == before);
+}
+
+TEST_CASE("a second agent is refused and the first goes on") {
+  if (!own_network()) return;
+  Agent agent("plain worker");
+  REQUIRE(agent.ready());
+  const auto second = run_supervisor(agent.options());
+  REQUIRE_FALSE(second);
+  CHECK(second.error().message.find("runs there; stop it first") != std::string::npos);
+  CHECK(ask().pid > 0);
+}
+
+TEST_CASE("a port in other hands is named with the command that finds the holder") {
+  if (!own_network()) return;
+  const auto taken = open_listeners({{"x", Family::kV4, IpAddress(), 15020, false}});
+  REQUIRE(taken);
+  const auto refused = open_listeners({{"x", Family::kV4, IpAddress(), 15020, false}});
+  REQUIRE_FALSE(refused);
+  CHECK(refused.error().message.find("0.0.0.0:15020: bind: Address already in use") !=
+        std::string::npos);
+  CHECK(refused.error().message.find("ss -ltnp") != std::string::npos);
+}
+
+TEST_CASE("SIGTERM drains the worker, leaves no socket and exits 0") {
+  if (!own_network()) return;
+  Agent agent("plain worker");
+  REQUIRE(agent.ready());
+  const std::string admin = agent.options().run_dir + "/admin.sock";
+  CHECK(::access(admin.c_str(), F_OK) == 0);
+  const auto asked = SteadyClock::now();
+  agent.signal(SIGTERM);
+  CHECK(agent.exit_code() == 0);
+  CHECK(SteadyClock::now() - asked < std::chrono::seconds(5));
+  CHECK(::access(admin.c_str(), F_OK) != 0);
+  CHECK(agent.next_notification() == "STOPPING=1");
+}
+
+TEST_CASE("a worker that does not drain is ended at the deadline") {
+  if (!own_network()) return;
+  Agent agent("stubborn worker", milliseconds(700));
+  REQUIRE(agent.ready());
+  const pid_t worker = ask().pid;
+  const auto asked = SteadyClock::now();
+  agent.signal(SIGTERM);
+  CHECK(agent.exit_code() == 0);
+  CHECK(SteadyClock::now() - asked >= milliseconds(700));
+  CHECK(::kill(worker, 0) != 0);
+}
+
+TEST_CASE("a second SIGTERM does not wait for the deadline") {
+  if (!own_network()) return;
+  Agent agent("stubborn worker");
+  REQUIRE(agent.ready());
+  agent.signal(SIGTERM);
+  CHECK(agent.exit_code(milliseconds(500)) == -1);
+  agent.signal(SIGTERM);
+  CHECK(agent.exit_code(milliseconds(4000)) == 0);
+}
+
+TEST_CASE("rules stand before readiness is told, survive kill -9 and go with SIGTERM") {
+  if (!own_network()) return;
+  Agent agent("enrolling worker");
+  REQUIRE(agent.ready());
+  CHECK(all_rules().find("54321") != std::string::npos);
+
+  agent.kill();
+  CHECK(all_rules().find("54321") != std::string::npos);
+  agent.start();
+  REQUIRE(agent.ready());
+  const std::string again = all_rules();
+  CHECK(again.find("54321") != std::string::npos);
+
+  io::HostKernel kernel;
+  REQUIRE(kernel.run({"iptables", "-t", "nat", "-F"}, ""));
+  CHECK(eventually([&again] { return all_rules().size() >= again.size(); }));
+
+  agent.signal(SIGTERM);
+  CHECK(agent.exit_code() == 0);
+  CHECK(all_rules().find("54321") == std::string::npos);
+  CHECK(all_rules().find("15001") == std::string::npos);
+}
