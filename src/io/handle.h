@@ -1,8 +1,8 @@
 #pragma once
 /// Ownership of libuv handles: storage dies in the close callback, never before. Only for io/.
 
-#include <memory>
 #include <uv.h>
+#include <memory>
 
 namespace meshnode::io {
 

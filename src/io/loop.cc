@@ -1,7 +1,7 @@
 #include "io/loop.h"
 
-#include <cstdlib>
 #include <meshnode/transport.h>
+#include <cstdlib>
 #include <utility>
 
 #include "io/handle.h"

@@ -195,8 +195,7 @@ class UvDial final : public Dial {
       return;
     }
     handle_.reset();
-    events_->on_dial_failed(
-        uv_error(("connect to " + options_.to.text()).c_str(), status));
+    events_->on_dial_failed(uv_error(("connect to " + options_.to.text()).c_str(), status));
   }
 
   Loop& loop_;

@@ -1,9 +1,9 @@
 #pragma once
 /// The Network seam over libuv: dialling and accepting on one loop. Thread: the loop's.
 
+#include <meshnode/transport.h>
 #include <cstdint>
 #include <memory>
-#include <meshnode/transport.h>
 
 #include "io/loop.h"
 #include "io/source_port.h"

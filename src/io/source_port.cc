@@ -42,8 +42,8 @@ bool SourcePorts::in_use(const SocketAddress& client, const SocketAddress& serve
   nlmsghdr* header = mnl_nlmsg_put_header(request.data());
   header->nlmsg_type = SOCK_DIAG_BY_FAMILY;
   header->nlmsg_flags = NLM_F_REQUEST;
-  auto* ask = static_cast<inet_diag_req_v2*>(
-      mnl_nlmsg_put_extra_header(header, sizeof(inet_diag_req_v2)));
+  auto* ask =
+      static_cast<inet_diag_req_v2*>(mnl_nlmsg_put_extra_header(header, sizeof(inet_diag_req_v2)));
   ask->sdiag_family = client.ip.is_v4() ? AF_INET : AF_INET6;
   ask->sdiag_protocol = IPPROTO_TCP;
   ask->idiag_states = 0xffffffffU;
@@ -64,8 +64,7 @@ bool SourcePorts::in_use(const SocketAddress& client, const SocketAddress& serve
   const auto* reply = reinterpret_cast<const nlmsghdr*>(answer.data());
   if (reply->nlmsg_type == SOCK_DIAG_BY_FAMILY) {
     // An exact look-up falls back to a listener of that port: only an equal remote end counts.
-    const auto* found =
-        static_cast<const inet_diag_msg*>(mnl_nlmsg_get_payload(reply));
+    const auto* found = static_cast<const inet_diag_msg*>(mnl_nlmsg_get_payload(reply));
     return found->id.idiag_dport == htons(client.port);
   }
   if (reply->nlmsg_type == NLMSG_ERROR) {

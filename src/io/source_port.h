@@ -4,8 +4,8 @@
 /// connection's between the same client and destination: a second connection with one 4-tuple
 /// would make the first vanish. Thread: one loop.
 
-#include <cstdint>
 #include <meshnode/address.h>
+#include <cstdint>
 
 namespace meshnode::io {
 

@@ -103,9 +103,9 @@ void UvStream::write(std::span<const Bytes> pieces) {
     unsigned count = 0;
     for (const Bytes piece : pieces.first(std::min(pieces.size(), kMaxPieces))) {
       // libuv's type is not const; it does not write through it.
-      buffers[count++] = uv_buf_init(
-          reinterpret_cast<char*>(const_cast<std::uint8_t*>(piece.data())),
-          static_cast<unsigned>(piece.size()));
+      buffers[count++] =
+          uv_buf_init(reinterpret_cast<char*>(const_cast<std::uint8_t*>(piece.data())),
+                      static_cast<unsigned>(piece.size()));
     }
     const int taken = uv_try_write(as_stream(handle_.get()), buffers.data(), count);
     // An error other than "would block" comes again, and is reported, from the queued write.
@@ -116,8 +116,7 @@ void UvStream::write(std::span<const Bytes> pieces) {
       sent -= piece.size();
       continue;
     }
-    waiting_.insert(waiting_.end(), piece.begin() + static_cast<std::ptrdiff_t>(sent),
-                    piece.end());
+    waiting_.insert(waiting_.end(), piece.begin() + static_cast<std::ptrdiff_t>(sent), piece.end());
     sent = 0;
   }
   if (in_flight_ == 0 && !waiting_.empty()) {

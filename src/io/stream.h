@@ -1,9 +1,9 @@
 #pragma once
 /// A connected TCP (or Unix) stream on libuv. Only for io/.
 
+#include <meshnode/transport.h>
 #include <cstdint>
 #include <memory>
-#include <meshnode/transport.h>
 #include <optional>
 #include <vector>
 

@@ -1,0 +1,44 @@
+#pragma once
+/// The configuration directory as a ConfigSet: reads what changed, keeps the last good version on
+/// disk. Thread: the control loop's; blocks for file reads.
+
+#include <map>
+#include <meshnode/storage.h>
+#include <string>
+
+#include "model/config_set.h"
+
+namespace meshnode::agent {
+
+class Configuration {
+ public:
+  static constexpr std::uint64_t kMaxFile = std::uint64_t{1} << 20U;
+  static constexpr std::size_t kMaxFiles = 10'000;
+  static constexpr std::uint64_t kMaxSaved = std::uint64_t{256} << 20U;
+
+  Configuration(Storage& storage, std::string config_dir, std::string state_dir);
+
+  /// Looks at every file and reads those that changed since the last call; whether any did.
+  bool refresh();
+  model::ConfigSet& set() { return set_; }
+  /// Why the directory could not be read; empty when it could.
+  const std::string& problem() const { return problem_; }
+  /// Why the last good version could not be kept on disk; empty when it could.
+  const std::string& save_problem() const { return save_problem_; }
+
+ private:
+  void restore();
+  void save();
+  void read(const FileInfo& info);
+
+  Storage& storage_;
+  std::string config_dir_;
+  std::string saved_path_;
+  model::ConfigSet set_;
+  std::map<std::string, FileInfo> seen_;
+  bool first_ = true;
+  std::string problem_;
+  std::string save_problem_;
+};
+
+}  // namespace meshnode::agent

@@ -1,0 +1,106 @@
+#include "agent/proxy_threads.h"
+
+#include <atomic>
+#include <csignal>
+#include <thread>
+#include <utility>
+
+#include "base/log.h"
+#include "base/random.h"
+#include "capture/spec.h"
+#include "io/loop.h"
+#include "io/network.h"
+
+namespace meshnode::agent {
+
+class ProxyThreads::Thread {
+ public:
+  Thread(unsigned share, unsigned shares, const ProxyServices& services,
+         const proxy::ListenerSet& listeners, std::shared_ptr<const snapshot::Snapshot> snapshot)
+      : thread_([=, this, first = std::move(snapshot)] {
+          run(share, shares, services, listeners, first);
+        }) {
+    started_.wait(false);
+  }
+  ~Thread() {
+    loop_->post([loop = loop_] { loop->stop(); });
+    thread_.join();
+  }
+
+  void post(std::function<void(proxy::ProxyLoop&)> task) {
+    loop_->post([proxy = proxy_, task = std::move(task)] { task(*proxy); });
+  }
+
+ private:
+  void run(unsigned share, unsigned shares, const ProxyServices& services,
+           const proxy::ListenerSet& listeners,
+           const std::shared_ptr<const snapshot::Snapshot>& snapshot) {
+    io::Loop loop;
+    {
+      io::UvNetwork network(loop, {capture::kOwnMark, share, shares});
+      SystemRandom random;
+      const auto slot_of = [](const IpAddress& ip) -> std::optional<std::uint16_t> {
+        const auto slot = capture::slot_of(ip);
+        return slot ? std::optional<std::uint16_t>(*slot) : std::nullopt;
+      };
+      proxy::ProxyLoop proxy({loop, loop, network, random, services.telemetry, services.reports,
+                              services.metrics, slot_of, snapshot, {}});
+      if (auto opened = proxy.open(listeners); !opened) {
+        log::error("proxy", "cannot accept connections", {{"error", opened.error().message}});
+      }
+      loop_ = &loop;
+      proxy_ = &proxy;
+      started_ = true;
+      started_.notify_all();
+      loop.run();
+    }
+  }
+
+  io::Loop* loop_ = nullptr;            // on the thread's stack, alive until stop()
+  proxy::ProxyLoop* proxy_ = nullptr;   // likewise
+  std::atomic<bool> started_{false};
+  std::thread thread_;
+};
+
+ProxyThreads::ProxyThreads(unsigned count, const ProxyServices& services,
+                           const proxy::ListenerSet& listeners,
+                           std::shared_ptr<const snapshot::Snapshot> snapshot) {
+  for (unsigned i = 0; i < count; ++i) {
+    threads_.push_back(std::make_unique<Thread>(i, count, services, listeners, snapshot));
+  }
+}
+
+ProxyThreads::~ProxyThreads() = default;
+
+void ProxyThreads::swap(const std::shared_ptr<const snapshot::Snapshot>& snapshot) {
+  for (const auto& thread : threads_) {
+    thread->post([snapshot](proxy::ProxyLoop& proxy) { proxy.swap(snapshot); });
+  }
+}
+
+void ProxyThreads::drain() {
+  for (const auto& thread : threads_) {
+    thread->post([](proxy::ProxyLoop& proxy) { proxy.drain(); });
+  }
+}
+
+void ProxyThreads::ask_idle(std::function<void(bool)> answer) {
+  struct Count {
+    std::atomic<std::size_t> left;
+    std::atomic<bool> idle{true};
+  };
+  auto count = std::make_shared<Count>();
+  count->left = threads_.size();
+  for (const auto& thread : threads_) {
+    thread->post([count, answer](const proxy::ProxyLoop& proxy) {
+      if (!proxy.idle()) {
+        count->idle = false;
+      }
+      if (--count->left == 0) {
+        answer(count->idle);
+      }
+    });
+  }
+}
+
+}  // namespace meshnode::agent

@@ -1,0 +1,38 @@
+#pragma once
+/// The proxy loops, each on a thread of its own. Thread: the control loop's, but for the loops'
+/// own threads, which see nothing of this but their ProxyLoop.
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "proxy/proxy_loop.h"
+
+namespace meshnode::agent {
+
+/// Shared by all loops; thread-safe, and outlives them.
+struct ProxyServices {
+  telemetry::Telemetry& telemetry;
+  telemetry::AgentMetrics& metrics;
+  proxy::ProxyReports& reports;
+};
+
+class ProxyThreads {
+ public:
+  ProxyThreads(unsigned count, const ProxyServices& services, const proxy::ListenerSet& listeners,
+               std::shared_ptr<const snapshot::Snapshot> snapshot);
+  /// Ends all loops; connections that live are cut.
+  ~ProxyThreads();
+
+  void swap(const std::shared_ptr<const snapshot::Snapshot>& snapshot);
+  void drain();
+  /// Asks every loop whether its connections have ended; `answer` runs on some loop's thread, once
+  /// all have said so.
+  void ask_idle(std::function<void(bool idle)> answer);
+
+ private:
+  class Thread;
+  std::vector<std::unique_ptr<Thread>> threads_;
+};
+
+}  // namespace meshnode::agent

@@ -1,0 +1,39 @@
+#include "agent/reports.h"
+
+#include <utility>
+
+#include "base/log.h"
+
+namespace meshnode::agent {
+
+void Reports::peer_refused(const IpAddress& peer, telemetry::Flag flag,
+                           const std::string& reason) {
+  const char* hint = flag == telemetry::Flag::kTlsFailure
+                         ? "compare the peer's certificate, trust domain and clock with ours"
+                         : "the peer does not speak HBONE as it should; look at its version";
+  event({"peer-refused", peer.text(), reason, hint, false, false});
+}
+
+void Reports::tunnel_failed(const SocketAddress& to, const std::string& reason) {
+  event({"tunnel-failed", to.text(), reason,
+         "look at `meshnode status` of that host, and at its firewall for port 15008", false,
+         false});
+}
+
+void Reports::set(const std::string& code, const std::vector<Condition>& conditions) {
+  std::vector<std::string> objects;
+  for (const Condition& condition : conditions) {
+    problems_.report({code, condition.object, condition.message, condition.hint, true,
+                      condition.degrades},
+                     wall_now_());
+    objects.push_back(condition.object);
+  }
+  problems_.retain(code, objects, wall_now_());
+}
+
+void Reports::event(const telemetry::ProblemReport& report) {
+  log::warn("status", report.message, {{"code", report.code}, {"object", report.object}});
+  problems_.report(report, wall_now_());
+}
+
+}  // namespace meshnode::agent

@@ -1,0 +1,40 @@
+#pragma once
+/// Where every part of the worker tells what an operator should know: the problem list behind
+/// `status`, and the log. Thread: thread-safe.
+
+#include <functional>
+#include <meshnode/time.h>
+#include <string>
+
+#include "proxy/context.h"
+#include "telemetry/problems.h"
+
+namespace meshnode::agent {
+
+class Reports final : public proxy::ProxyReports {
+ public:
+  explicit Reports(std::function<WallTime()> wall_now) : wall_now_(std::move(wall_now)) {}
+
+  void peer_refused(const IpAddress& peer, telemetry::Flag flag,
+                    const std::string& reason) override;
+  void tunnel_failed(const SocketAddress& to, const std::string& reason) override;
+
+  /// A condition of ours that lasts until the next set() without it.
+  struct Condition {
+    std::string object, message, hint;
+    bool degrades = true;
+  };
+  /// Exactly these conditions of `code` hold now.
+  void set(const std::string& code, const std::vector<Condition>& conditions);
+  /// Something that happened.
+  void event(const telemetry::ProblemReport& report);
+
+  std::vector<telemetry::Problem> list() { return problems_.snapshot(wall_now_()); }
+  bool degraded() { return problems_.degrading(wall_now_()) > 0; }
+
+ private:
+  std::function<WallTime()> wall_now_;
+  telemetry::ProblemLog problems_;
+};
+
+}  // namespace meshnode::agent
