@@ -31,7 +31,10 @@ work=$(mktemp -d /tmp/meshnode-bench.XXXXXX)
 child=
 finish() {
   # The first process of a PID namespace takes everything in it along.
-  [ -z "$child" ] || kill -KILL "$child" 2>/dev/null || true
+  if [ -n "$child" ]; then
+    kill -KILL "$child" 2>/dev/null || true
+    wait "$child" 2>/dev/null || true
+  fi
   rm -rf "$work"
 }
 trap finish EXIT
