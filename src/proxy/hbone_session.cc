@@ -155,17 +155,7 @@ struct HboneSession::Callbacks {
     if (stream == nullptr) {
       return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
     }
-    // The header goes into the bytes before the payload: headroom, or payload already sent.
-    const Bytes payload = stream->sendable().first(size);
-    auto* start = const_cast<std::uint8_t*>(payload.data()) - kFrameHeader;
-    std::memcpy(start, frame_header, kFrameHeader);
-    const MutableBytes whole(start, kFrameHeader + size);
-    if (whole.size() <= kSmallFrame) {
-      session.stage(whole);
-    } else {
-      session.flush_stage();
-      session.events_->on_output(whole);
-    }
+    session.put_data(*stream, frame_header, size);
     if (!stream->view_.empty()) {
       stream->view_ = stream->view_.subspan(size);
     } else {
@@ -188,8 +178,14 @@ struct HboneSession::Callbacks {
   static int invalid_frame(nghttp2_session*, const nghttp2_frame* frame, int code, void* user) {
     HboneSession& session = self(user);
     if (session.role_ == Role::kServer && frame->hd.type == NGHTTP2_HEADERS) {
-      session.events_->on_malformed(fmt::format("malformed request: {}", nghttp2_strerror(code)));
+      session.events_->on_malformed(
+          fmt::format("malformed request: {} {}", nghttp2_strerror(code), session.last_error_));
     }
+    return 0;
+  }
+
+  static int on_error_text(nghttp2_session*, int, const char* text, std::size_t size, void* user) {
+    self(user).last_error_.assign(text, size);
     return 0;
   }
 };
@@ -207,6 +203,7 @@ HboneSession::HboneSession(Role role, HboneEvents* events) : role_(role), events
   nghttp2_session_callbacks_set_send_data_callback(callbacks, &Callbacks::send_data);
   nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(callbacks,
                                                                &Callbacks::invalid_frame);
+  nghttp2_session_callbacks_set_error_callback2(callbacks, &Callbacks::on_error_text);
   nghttp2_option* option = nullptr;
   nghttp2_option_new(&option);
   nghttp2_option_set_no_auto_window_update(option, 1);
@@ -248,10 +245,11 @@ Status HboneSession::receive(MutableBytes data) {
                 fmt::format("HTTP/2: {}", nghttp2_strerror(static_cast<int>(taken))));
   }
   events_->on_output_waiting();
-  if (nghttp2_session_want_read(session_) == 0 && nghttp2_session_want_write(session_) == 0) {
-    return fail(ErrorCode::kUnavailable, "HTTP/2: the session has ended");
-  }
   return {};
+}
+
+bool HboneSession::over() const {
+  return nghttp2_session_want_read(session_) == 0 && nghttp2_session_want_write(session_) == 0;
 }
 
 void HboneSession::pump() {
@@ -275,6 +273,25 @@ void HboneSession::pump() {
   pumping_ = false;
   events_->on_output_done();
   notify_drained();
+}
+
+void HboneSession::put_data(const HboneStream& stream, const std::uint8_t* frame_header,
+                            std::size_t size) {
+  if (size == 0) {
+    stage({frame_header, kFrameHeader});
+    return;
+  }
+  // The header goes into the bytes before the payload: headroom, or payload already sent.
+  const Bytes payload = stream.sendable().first(size);
+  auto* start = const_cast<std::uint8_t*>(payload.data()) - kFrameHeader;
+  std::memcpy(start, frame_header, kFrameHeader);
+  const MutableBytes whole(start, kFrameHeader + size);
+  if (whole.size() <= kSmallFrame) {
+    stage(whole);
+  } else {
+    flush_stage();
+    events_->on_output(whole);
+  }
 }
 
 void HboneSession::stage(Bytes frame) {
@@ -398,10 +415,8 @@ void HboneSession::submit_response(HboneStream& stream, int status) {
   const nghttp2_data_provider provider{{.ptr = nullptr}, &Callbacks::read_data};
   nghttp2_submit_response(session_, stream.id_, &field, 1, status == 200 ? &provider : nullptr);
   if (status != 200) {
-    if (!stream.end_received_) {
-      // The answer is complete; whatever the peer still sends is of no use (RFC 9113 §8.1).
-      nghttp2_submit_rst_stream(session_, NGHTTP2_FLAG_NONE, stream.id_, NGHTTP2_NO_ERROR);
-    }
+    // No RST_STREAM(NO_ERROR) behind it: nghttp2 would send that instead of the answer. What the
+    // peer still sends is dropped, and its streams are bounded.
     detach(stream);
     events_->on_streams_changed();
   }

@@ -137,9 +137,13 @@ class HboneSession {
   HboneSession(const HboneSession&) = delete;
   HboneSession& operator=(const HboneSession&) = delete;
 
-  /// Plaintext from the peer, kReadHeadroom writable bytes before it. An error ends the session:
-  /// a GOAWAY has been put out where the protocol asks for one.
+  /// Plaintext from the peer, kReadHeadroom writable bytes before it. An error ends the session;
+  /// an offence that is answered with GOAWAY shows in over() after the next pump().
   Status receive(MutableBytes data);
+  /// A connection error or a completed GOAWAY has ended the session; after pump().
+  bool over() const;
+  /// nghttp2's words on the last thing the peer did wrong.
+  const std::string& last_error() const { return last_error_; }
   /// Puts out what is ready, as long as the tunnel is writable.
   void pump();
   /// Client only. The events outlive the stream or are told first.
@@ -158,6 +162,7 @@ class HboneSession {
   friend class HboneStream;
   struct Callbacks;
 
+  void put_data(const HboneStream& stream, const std::uint8_t* frame_header, std::size_t size);
   void stage(Bytes frame);
   void flush_stage();
   void notify_drained();
@@ -173,6 +178,7 @@ class HboneSession {
   nghttp2_session* session_ = nullptr;
   std::unordered_map<std::int32_t, HboneStream*> streams_;
   std::unordered_map<std::int32_t, std::unique_ptr<HboneStream>> arriving_;
+  std::string last_error_;
   std::vector<std::uint8_t> stage_;
   std::vector<std::int32_t> drained_;
   bool receiving_ = false;

@@ -133,7 +133,7 @@ void Tunnel::on_drained() {
     end_gracefully();
     return;
   }
-  hbone_.pump();
+  pump();
 }
 
 void Tunnel::on_ciphertext(Bytes record) {
@@ -183,9 +183,17 @@ void Tunnel::on_output_waiting() {
   context_.executor.defer([this, alive = alive_] {
     if (*alive) {
       pump_deferred_ = false;
-      hbone_.pump();
+      pump();
     }
   });
+}
+
+void Tunnel::pump() {
+  hbone_.pump();
+  if (ready_ && hbone_.over()) {
+    fail_with("HTTP/2: " +
+              (hbone_.last_error().empty() ? "the session has ended" : hbone_.last_error()));
+  }
 }
 
 void Tunnel::on_output_done() { flush(); }

@@ -84,6 +84,7 @@ class Tunnel final : public Retirable,
 
   void drive_handshake();
   void decrypt();
+  void pump();
   void flush();
   void on_timer();
   void arm_timer();

@@ -1,0 +1,377 @@
+#include "proxy/hbone_session.h"
+
+#include <catch2/catch.hpp>
+#include <deque>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "proxy/connect_headers.h"
+
+using namespace meshnode;
+using namespace meshnode::proxy;
+
+namespace {
+
+/// Records what a stream hears.
+struct Ear final : StreamEvents {
+  std::string data;
+  bool ended = false;
+  bool failed = false;
+  int drained = 0;
+  void on_data(MutableBytes bytes) override { data += as_text(bytes); }
+  void on_end() override { ended = true; }
+  void on_error(const Error&) override { failed = true; }
+  void on_drained() override { ++drained; }
+};
+
+struct Answer final : ConnectEvents {
+  bool accepted = false;
+  int status = -1;
+  bool unprocessed = false;
+  void on_connect_accepted() override { accepted = true; }
+  void on_connect_refused(int code, bool fresh, const Error&) override {
+    status = code;
+    unprocessed = fresh;
+  }
+};
+
+/// One end: a session whose output is kept until the test carries it over.
+struct End final : HboneEvents {
+  explicit End(Role role) : session(role, this) {}
+  std::string out;
+  std::vector<std::size_t> outputs;
+  bool open = true;
+  bool waiting = false;
+  bool pong = false;
+  std::vector<std::string> malformed;
+  std::vector<std::unique_ptr<HboneStream>> accepted;
+  std::vector<ConnectRequest> requests;
+  Status status;
+  HboneSession session;
+
+  bool writable() const override { return open; }
+  void on_output(MutableBytes frames) override {
+    out += as_text(frames);
+    outputs.push_back(frames.size());
+  }
+  void on_output_waiting() override { waiting = true; }
+  void on_output_done() override {}
+  void on_connect(std::unique_ptr<HboneStream> stream, ConnectRequest request) override {
+    accepted.push_back(std::move(stream));
+    requests.push_back(std::move(request));
+  }
+  void on_malformed(const std::string& reason) override { malformed.push_back(reason); }
+  void on_ping_answered() override { pong = true; }
+  void on_streams_changed() override {}
+
+  void take(const std::string& bytes) {
+    std::vector<std::uint8_t> buffer(kReadHeadroom);
+    buffer.insert(buffer.end(), bytes.begin(), bytes.end());
+    if (status) {
+      status = session.receive(MutableBytes(buffer).subspan(kReadHeadroom));
+    }
+  }
+};
+
+struct Pair {
+  End client{Role::kClient};
+  End server{Role::kServer};
+  void settle() {
+    for (int i = 0; i < 1000; ++i) {
+      client.session.pump();
+      server.session.pump();
+      if (client.out.empty() && server.out.empty()) {
+        return;
+      }
+      const std::string to_server = std::exchange(client.out, {});
+      const std::string to_client = std::exchange(server.out, {});
+      if (!to_server.empty()) {
+        server.take(to_server);
+      }
+      if (!to_client.empty()) {
+        client.take(to_client);
+      }
+    }
+    FAIL("the sessions never come to rest");
+  }
+};
+
+ConnectRequest request_to(const std::string& authority) {
+  ConnectRequest request;
+  request.authority = authority;
+  request.forwarded = "for=\"10.0.0.1:1234\"";
+  return request;
+}
+
+/// An accepted stream with both ears on.
+struct Joined {
+  explicit Joined(Pair& pair) {
+    near = pair.client.session.connect(request_to("10.0.0.2:80"), &answer);
+    pair.settle();
+    REQUIRE(pair.server.accepted.size() == 1);
+    far = std::move(pair.server.accepted.front());
+    pair.server.accepted.clear();
+    far->set_events(&far_ear);
+    far->start_reading();
+    far->respond(200);
+    pair.settle();
+    REQUIRE(answer.accepted);
+    near->set_events(&near_ear);
+    near->start_reading();
+  }
+  Answer answer;
+  Ear near_ear;
+  Ear far_ear;
+  std::unique_ptr<HboneStream> near;
+  std::unique_ptr<HboneStream> far;
+};
+
+void say(HboneStream& stream, const std::string& text) {
+  const Bytes piece = as_bytes(text);
+  stream.write({&piece, 1});
+}
+
+/// As io does: data in a buffer with headroom.
+void forward(HboneStream& stream, const std::string& text) {
+  std::vector<std::uint8_t> buffer(kReadHeadroom);
+  buffer.insert(buffer.end(), text.begin(), text.end());
+  stream.forward(MutableBytes(buffer).subspan(kReadHeadroom));
+}
+
+std::string pattern(std::size_t size) {
+  std::string text(size, '\0');
+  for (std::size_t i = 0; i < size; ++i) {
+    text[i] = static_cast<char>((i * 31 + i / 251) & 0xff);
+  }
+  return text;
+}
+
+}  // namespace
+
+TEST_CASE("a CONNECT carries its authority and forwarded field and is answered") {
+  Pair pair;
+  Joined joined(pair);
+  CHECK(pair.server.requests.front().authority == "10.0.0.2:80");
+  CHECK(pair.server.requests.front().forwarded == "for=\"10.0.0.1:1234\"");
+}
+
+TEST_CASE("bytes pass both ways, small and large, whole and in order") {
+  Pair pair;
+  Joined joined(pair);
+  const std::string large = pattern(1'000'000);
+  say(*joined.near, "hello");
+  forward(*joined.near, large);
+  pair.settle();
+  CHECK(joined.far_ear.data == "hello" + large);
+  forward(*joined.far, large);
+  say(*joined.far, "bye");
+  pair.settle();
+  CHECK(joined.near_ear.data == large + "bye");
+}
+
+TEST_CASE("a full read and its frame header fill sixteen TLS records exactly") {
+  Pair pair;
+  Joined joined(pair);
+  pair.client.outputs.clear();
+  forward(*joined.near, pattern(kMaxPayload));
+  REQUIRE(pair.client.outputs.size() == 1);
+  CHECK(pair.client.outputs.front() == std::size_t{16} * 16'384);
+}
+
+TEST_CASE("small pieces of several streams leave in one output") {
+  Pair pair;
+  Joined first(pair);
+  Joined second(pair);
+  pair.client.outputs.clear();
+  forward(*first.near, "one");
+  forward(*second.near, "two");
+  CHECK(pair.client.outputs.empty());
+  CHECK(pair.client.waiting);
+  pair.settle();
+  CHECK(pair.client.outputs.size() == 1);
+  CHECK(first.far_ear.data == "one");
+  CHECK(second.far_ear.data == "two");
+}
+
+TEST_CASE("each direction ends by itself and the other goes on") {
+  Pair pair;
+  Joined joined(pair);
+  say(*joined.near, "question");
+  joined.near->shutdown();
+  pair.settle();
+  CHECK(joined.far_ear.data == "question");
+  CHECK(joined.far_ear.ended);
+  CHECK_FALSE(joined.near_ear.ended);
+  CHECK(joined.near->queued() == 0);
+  say(*joined.far, "answer");
+  joined.far->shutdown();
+  pair.settle();
+  CHECK(joined.near_ear.data == "answer");
+  CHECK(joined.near_ear.ended);
+  CHECK_FALSE(joined.near_ear.failed);
+  CHECK_FALSE(joined.far_ear.failed);
+}
+
+TEST_CASE("an end is counted as queued until it has left, then drained is told") {
+  Pair pair;
+  Joined joined(pair);
+  pair.client.open = false;
+  joined.near->shutdown();
+  CHECK(joined.near->queued() == 1);
+  CHECK(joined.near_ear.drained == 0);
+  pair.client.open = true;
+  pair.settle();
+  CHECK(joined.near->queued() == 0);
+  CHECK(joined.near_ear.drained == 1);
+}
+
+TEST_CASE("the last end tells drained although nghttp2 closes the stream with it") {
+  Pair pair;
+  Joined joined(pair);
+  joined.far->shutdown();
+  pair.settle();
+  joined.near->shutdown();
+  pair.settle();
+  CHECK(joined.near_ear.drained == 1);
+  CHECK(joined.near->queued() == 0);
+}
+
+TEST_CASE("a reset arrives as an error") {
+  Pair pair;
+  Joined joined(pair);
+  joined.near->reset();
+  pair.settle();
+  CHECK(joined.far_ear.failed);
+  CHECK_FALSE(joined.far_ear.ended);
+  CHECK(pair.client.session.open_streams() == 0);
+  CHECK(pair.server.session.open_streams() == 0);
+}
+
+TEST_CASE("a stream dropped with data still queued leaves nothing behind") {
+  Pair pair;
+  Joined joined(pair);
+  pair.client.open = false;
+  forward(*joined.near, pattern(100'000));
+  joined.near.reset();
+  pair.client.open = true;
+  pair.settle();
+  CHECK(joined.far_ear.failed);
+  CHECK(pair.client.status.has_value());
+  Joined again(pair);
+  say(*again.near, "still alive");
+  pair.settle();
+  CHECK(again.far_ear.data == "still alive");
+}
+
+TEST_CASE("a reader that stops holds at most one stream window, and loses nothing") {
+  Pair pair;
+  Joined joined(pair);
+  joined.far->stop_reading();
+  const std::string all = pattern(6U << 20U);
+  forward(*joined.near, all);
+  pair.settle();
+  CHECK(joined.far_ear.data.empty());
+  CHECK(joined.near->queued() == all.size() - kStreamWindow);
+  joined.far->start_reading();
+  pair.settle();
+  CHECK(joined.far_ear.data == all);
+  CHECK(joined.near->queued() == 0);
+}
+
+TEST_CASE("a stopped stream does not hold up another") {
+  Pair pair;
+  Joined stuck(pair);
+  Joined other(pair);
+  stuck.far->stop_reading();
+  forward(*stuck.near, pattern(5U << 20U));
+  pair.settle();
+  const std::string data = pattern(8U << 20U);
+  forward(*other.near, data);
+  pair.settle();
+  CHECK(other.far_ear.data == data);
+}
+
+TEST_CASE("an answer other than 200 refuses the connection") {
+  Pair pair;
+  Answer answer;
+  auto stream = pair.client.session.connect(request_to("10.0.0.2:81"), &answer);
+  pair.settle();
+  const int status = GENERATE(400, 401, 503);
+  pair.server.accepted.front()->respond(status);
+  pair.settle();
+  CHECK(answer.status == status);
+  CHECK_FALSE(answer.accepted);
+  CHECK(pair.server.session.open_streams() == 0);
+}
+
+TEST_CASE("a lost tunnel refuses what was asked and resets what was open") {
+  Pair pair;
+  Joined joined(pair);
+  Answer pending;
+  auto stream = pair.client.session.connect(request_to("10.0.0.2:80"), &pending);
+  pair.client.session.abandon({ErrorCode::kReset, "gone"});
+  CHECK(pending.status == 0);
+  CHECK(joined.near_ear.failed);
+}
+
+TEST_CASE("a session announcing its end takes no more and lets the open streams finish") {
+  Pair pair;
+  Joined joined(pair);
+  pair.server.session.announce_end();
+  pair.settle();
+  CHECK_FALSE(pair.client.session.can_connect());
+  pair.server.session.refuse_new();
+  pair.settle();
+  say(*joined.near, "still here");
+  pair.settle();
+  CHECK(joined.far_ear.data == "still here");
+  joined.near->shutdown();
+  joined.far->shutdown();
+  pair.settle();
+  CHECK(joined.near_ear.ended);
+}
+
+TEST_CASE("at most a hundred streams go out on one session") {
+  Pair pair;
+  pair.settle();
+  Answer answer;
+  std::vector<std::unique_ptr<HboneStream>> streams;
+  while (pair.client.session.can_connect()) {
+    streams.push_back(pair.client.session.connect(request_to("10.0.0.2:80"), &answer));
+    REQUIRE(streams.size() <= kMaxStreamsOut);
+  }
+  CHECK(streams.size() == kMaxStreamsOut);
+}
+
+TEST_CASE("a ping is answered") {
+  Pair pair;
+  pair.settle();
+  pair.client.session.ping();
+  pair.settle();
+  CHECK(pair.client.pong);
+}
+
+TEST_CASE("garbage ends the session with an error") {
+  Pair pair;
+  pair.settle();
+  pair.server.take("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+  pair.server.session.pump();
+  CHECK(pair.server.session.over());
+}
+
+TEST_CASE("an authority is an address and a port, nothing else") {
+  CHECK(parse_authority("10.0.0.1:80")->port == 80);
+  CHECK(parse_authority("[fd00::1]:80").has_value());
+  for (const char* bad : {"", "10.0.0.1", "10.0.0.1:0", "host:80", "10.0.0.1:80/", "10.0.0.1:65536",
+                          "[fd00::1]", "a@10.0.0.1:80", "10.0.0.1:080"}) {
+    CAPTURE(bad);
+    CHECK_FALSE(parse_authority(bad).has_value());
+  }
+}
+
+TEST_CASE("the host of a forwarded field is taken only when it is a name") {
+  CHECK(forwarded_host("for=\"10.0.0.1:1\";host=a.b.mesh.internal") == "a.b.mesh.internal");
+  CHECK(forwarded_host("for=\"10.0.0.1:1\"").empty());
+  CHECK(forwarded_host("for=x;host=\"bad\nhost\"").empty());
+}
