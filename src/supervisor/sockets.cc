@@ -5,18 +5,13 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <cerrno>
-#include <chrono>
 #include <cstring>
 #include <fstream>
-#include <thread>
 
 #include "base/log.h"
 
 namespace meshnode::supervisor {
 namespace {
-
-constexpr int kBindAttempts = 40;
-constexpr auto kBindPause = std::chrono::milliseconds(50);
 
 Error failed(const capture::Listener& wanted, const char* call, int code) {
   const SocketAddress at{wanted.address, wanted.port};
@@ -53,15 +48,11 @@ Status prepare(int socket, const capture::Listener& wanted) {
   return {};
 }
 
-Status bind_patiently(int socket, const capture::Listener& wanted) {
+Status bind_and_listen(int socket, const capture::Listener& wanted) {
   sockaddr_storage raw{};
   const socklen_t length = SocketAddress{wanted.address, wanted.port}.to_sockaddr(raw);
-  for (int attempt = 1;; ++attempt) {
-    if (::bind(socket, reinterpret_cast<const sockaddr*>(&raw), length) == 0) break;
-    if (errno != EADDRINUSE || attempt == kBindAttempts) {
-      return fail(failed(wanted, "bind", errno));
-    }
-    std::this_thread::sleep_for(kBindPause);
+  if (::bind(socket, reinterpret_cast<const sockaddr*>(&raw), length) != 0) {
+    return fail(failed(wanted, "bind", errno));
   }
   if (::listen(socket, kBacklog) != 0) return fail(failed(wanted, "listen", errno));
   return {};
@@ -90,7 +81,6 @@ std::vector<capture::Listener> agent_listeners() {
 }
 
 Result<std::vector<OpenListener>> open_listeners(const std::vector<capture::Listener>& wanted) {
-  warn_about_somaxconn();
   std::vector<OpenListener> opened;
   for (const auto& one : wanted) {
     const bool v6 = one.family == Family::kV6;
@@ -99,9 +89,10 @@ Result<std::vector<OpenListener>> open_listeners(const std::vector<capture::List
     if (!socket && v6 && errno == EAFNOSUPPORT) continue;
     if (!socket) return fail(failed(one, "socket", errno));
     if (auto ok = prepare(socket.get(), one); !ok) return fail(ok.error());
-    if (auto ok = bind_patiently(socket.get(), one); !ok) return fail(ok.error());
+    if (auto ok = bind_and_listen(socket.get(), one); !ok) return fail(ok.error());
     opened.push_back({one.name, std::move(socket)});
   }
+  warn_about_somaxconn();
   return opened;
 }
 

@@ -29,8 +29,8 @@ struct OpenListener {
 };
 
 /// Bound, listening, non-blocking and close-on-exec, IPv6 ones for IPv6 only. A listener of a
-/// family that the host has switched off is left out. A port that is still held is tried again for
-/// two seconds: a killed predecessor's worker may be going down this moment. Blocks for that long.
+/// family that the host has switched off is left out. kUnavailable when a port is taken, with the
+/// command that names the holder; all or nothing.
 Result<std::vector<OpenListener>> open_listeners(const std::vector<capture::Listener>& wanted);
 
 /// A listening AF_UNIX stream socket at `path`, mode 0600; replaces what an earlier agent left.

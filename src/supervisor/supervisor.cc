@@ -43,7 +43,7 @@ Supervisor::~Supervisor() {
 Status Supervisor::start() {
   auto directory = RunDirectory::claim(options_.run_dir, options_.state_dir);
   if (!directory) return fail(directory.error());
-  auto listeners = open_listeners(agent_listeners());
+  auto listeners = open_patiently();
   if (!listeners) return fail(listeners.error());
   auto admin = open_admin_socket(admin_socket_path(options_));
   if (!admin) return fail(admin.error());
@@ -65,6 +65,22 @@ Status Supervisor::start() {
   verify_->start(kVerifyEvery);
   start_worker();
   return {};
+}
+
+Result<std::vector<OpenListener>> Supervisor::open_patiently() {
+  // The lock was free, so no supervisor lives; but the worker of one that was killed this moment
+  // may be going down and still hold its ports.
+  constexpr int kAttempts = 40;
+  constexpr auto kPause = std::chrono::milliseconds(50);
+  const auto pause = loop_.timer([this] { loop_.stop(); });
+  for (int attempt = 1;; ++attempt) {
+    auto opened = open_listeners(agent_listeners());
+    if (opened || opened.error().code != ErrorCode::kUnavailable || attempt == kAttempts) {
+      return opened;
+    }
+    pause->start(kPause);
+    loop_.run();
+  }
 }
 
 void Supervisor::watch_signals() {

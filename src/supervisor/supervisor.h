@@ -64,6 +64,7 @@ class Supervisor {
     std::unique_ptr<io::FdWatch> death;
   };
 
+  Result<std::vector<OpenListener>> open_patiently();
   void watch_signals();
   void start_worker();
   void send(const ToWorker& message);

@@ -185,4 +185,11 @@ Result<PemPair> issue_leaf(const PemPair& pem, const SpiffeId& id, WallTime now,
   return finish(draft, root->key.get());
 }
 
+Result<std::string> root_trust_domain(std::string_view certificate) {
+  Result<std::vector<CertificatePtr>> certificates =
+      read_certificates(certificate, "root certificate", 1);
+  if (!certificates) return fail(certificates.error());
+  return trust_domain_of(certificates->front().get());
+}
+
 }  // namespace meshnode::tls

@@ -24,4 +24,7 @@ Result<PemPair> make_root(std::string_view trust_domain, WallTime now, Duration 
 Result<PemPair> issue_leaf(const PemPair& root, const SpiffeId& id, WallTime now,
                            Duration lifetime);
 
+/// The trust domain that a root of make_root() is for.
+Result<std::string> root_trust_domain(std::string_view certificate);
+
 }  // namespace meshnode::tls

@@ -1,0 +1,64 @@
+#include "cli/commands.h"
+
+#include <utility>
+
+#include "capture/applier.h"
+#include "cli/status_text.h"
+
+namespace meshnode::cli {
+namespace {
+
+/// "status: why; next step", by what stands between us and an answer.
+Outcome no_answer(const std::string& socket_path, const Error& error) {
+  switch (error.code) {
+    case ErrorCode::kPermission:
+      return complaint("status", error, "run it as root");
+    case ErrorCode::kTimeout:
+      return complaint("status", error, "see the agent's log, `journalctl -u meshnode`");
+    case ErrorCode::kUnavailable:
+      return complaint("status", {error.code, "no agent answers at " + socket_path},
+                       "start it with `systemctl start meshnode` or `meshnode agent`, or name "
+                       "its --run-dir");
+    default: {
+      // Whatever came, it was no answer about health.
+      auto outcome = complaint("status", error, "see the agent's log, `journalctl -u meshnode`");
+      outcome.exit_code = kCouldNotAsk;
+      return outcome;
+    }
+  }
+}
+
+}  // namespace
+
+Outcome status(const Invocation& asked, const Ask& ask, WallTime now) {
+  const std::string path = asked.run_dir + "/admin.sock";
+  const auto answer = ask(path, "/status");
+  if (!answer) return no_answer(path, answer.error());
+  if (answer->status != 200) {
+    return no_answer(
+        path, {ErrorCode::kInternal, "the agent answered " + std::to_string(answer->status)});
+  }
+  const auto page = status_page(answer->body, now);
+  if (!page) return no_answer(path, page.error());
+  std::string text = asked.output == Output::kJson ? answer->body : page->text;
+  if (text.empty() || text.back() != '\n') text += '\n';
+  return {page->healthy ? kDone : kNo, std::move(text), ""};
+}
+
+Outcome capture_show(Kernel& kernel) {
+  auto rules = capture::show(kernel);
+  if (!rules) return complaint("capture show", rules.error(), "run it as root");
+  if (rules->empty()) return {kDone, "no rule of meshnode is in force\n", ""};
+  return {kDone, std::move(*rules), ""};
+}
+
+Outcome capture_remove(Kernel& kernel) {
+  const auto removed = capture::remove(kernel);
+  if (!removed) return complaint("capture remove", removed.error(), "run it as root");
+  Outcome outcome;
+  for (const auto& line : *removed) outcome.out += "removed " + line + "\n";
+  if (removed->empty()) outcome.out = "there was nothing to remove\n";
+  return outcome;
+}
+
+}  // namespace meshnode::cli

@@ -1,0 +1,24 @@
+#include "cli/outcome.h"
+
+namespace meshnode::cli {
+namespace {
+
+bool could_not_ask(ErrorCode code) {
+  return code == ErrorCode::kPermission || code == ErrorCode::kUnavailable ||
+         code == ErrorCode::kTimeout || code == ErrorCode::kReset;
+}
+
+}  // namespace
+
+Outcome complaint(std::string_view what, const Error& error, std::string_view next_step) {
+  Outcome outcome;
+  outcome.exit_code = could_not_ask(error.code) ? kCouldNotAsk : kNo;
+  outcome.err = "meshnode: " + std::string(what) + ": " + error.message;
+  if (error.message.find("; ") == std::string::npos) {
+    outcome.err += "; " + std::string(next_step);
+  }
+  outcome.err += "\n";
+  return outcome;
+}
+
+}  // namespace meshnode::cli
