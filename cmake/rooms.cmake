@@ -1,5 +1,6 @@
-# meshnode_room(name DEPENDS room... PRIVATE_LIBS target...): src/<name>/ as a static library, and
-# tests/<name>/*_test.cc as the program <name>_test, which links this room only.
+# meshnode_room(name DEPENDS room... PRIVATE_LIBS target... TEST_DEPENDS room...): src/<name>/ as a
+# static library, and tests/<name>/*_test.cc as the program <name>_test, which links this room only,
+# and TEST_DEPENDS where tests put the room on a real seam.
 enable_testing()
 
 if(MESHNODE_TESTS)
@@ -8,7 +9,7 @@ if(MESHNODE_TESTS)
 endif()
 
 function(meshnode_room name)
-  cmake_parse_arguments(ARG "" "" "DEPENDS;PRIVATE_LIBS" ${ARGN})
+  cmake_parse_arguments(ARG "" "" "DEPENDS;PRIVATE_LIBS;TEST_DEPENDS" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.cc)
   if(NOT sources)
     message(FATAL_ERROR "room ${name} has no source in src/${name}")
@@ -26,7 +27,9 @@ function(meshnode_room name)
   if(MESHNODE_TESTS AND tests)
     add_executable(${name}_test ${tests})
     target_include_directories(${name}_test PRIVATE ${CMAKE_SOURCE_DIR}/tests)
-    target_link_libraries(${name}_test PRIVATE ${name} meshnode_test_main ${ARG_PRIVATE_LIBS})
+    target_compile_definitions(${name}_test PRIVATE "MESHNODE_SOURCE_DIR=\"${CMAKE_SOURCE_DIR}\"")
+    target_link_libraries(${name}_test PRIVATE ${name} ${ARG_TEST_DEPENDS} meshnode_test_main
+                          ${ARG_PRIVATE_LIBS})
     add_test(NAME ${name} COMMAND ${name}_test)
     set_tests_properties(${name} PROPERTIES TIMEOUT 300)
   endif()

@@ -6,16 +6,25 @@ from pathlib import Path
 from rules import Finding, Source, line_of
 
 
-def declared(cmake: str) -> dict[str, set[str]]:
-    """Room -> rooms it names after DEPENDS."""
+KEYWORDS = ("DEPENDS", "PRIVATE_LIBS", "TEST_DEPENDS")
+
+
+def declared(cmake: str, keyword: str = "DEPENDS") -> dict[str, set[str]]:
+    """Room -> rooms it names after `keyword`."""
     arrows = {}
     for match in re.finditer(r"^meshnode_room\((.*?)\)", cmake, re.S | re.M):
         words = match.group(1).split()
-        depends = words[words.index("DEPENDS") + 1:] if "DEPENDS" in words else []
-        if "PRIVATE_LIBS" in depends:
-            depends = depends[:depends.index("PRIVATE_LIBS")]
-        arrows[words[0]] = set(depends)
+        named = words[words.index(keyword) + 1:] if keyword in words else []
+        end = next((i for i, word in enumerate(named) if word in KEYWORDS), len(named))
+        arrows[words[0]] = set(named[:end])
     return arrows
+
+
+def for_tests(allowed: dict[str, set[str]], cmake: str) -> dict[str, set[str]]:
+    """What the tests of a room may include: what the room may, and TEST_DEPENDS."""
+    extra = declared(cmake, "TEST_DEPENDS")
+    return {room: may.union(*(allowed[other] for other in extra[room]))
+            for room, may in allowed.items()}
 
 
 def reachable(arrows: dict[str, set[str]]) -> dict[str, set[str]]:
