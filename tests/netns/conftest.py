@@ -14,8 +14,8 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-import lab  # noqa: E402
 import mesh as meshes  # noqa: E402
+import system  # noqa: E402
 
 
 def pytest_configure(config):
@@ -25,7 +25,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    if lab.SCALE < 1:
+    if system.SCALE < 1:
         skip = pytest.mark.skip(reason="MESHNODE_SCALE is below 1")
         for item in items:
             if item.get_closest_marker("full"):

@@ -4,6 +4,7 @@ import os
 
 import lab
 import pki
+import system
 
 NS = "shop"
 WEB, CLIENT, OTHER = 4101, 4102, 4199
@@ -16,7 +17,7 @@ OWN_PORTS = {15001, 15006, 15008, 15012, 15020, 15021, 15053}
 
 
 def node(host, **spec):
-    fields = {"address": host.v4, "trustDomain": lab.TRUST_DOMAIN,
+    fields = {"address": host.v4, "trustDomain": system.TRUST_DOMAIN,
               "identity": f"{{source: files, directory: {host.certs}}}", **spec}
     lines = "".join(f"  {key}: {value}\n" for key, value in fields.items())
     return (f"apiVersion: meshnode.io/v1\nkind: Node\nmetadata: {{name: {host.name}}}\n"

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-import lab
+import system
 
 HOUR = datetime.timedelta(hours=1)
 
@@ -17,11 +17,11 @@ def now():
     return datetime.datetime.utcnow().replace(microsecond=0)
 
 
-def spiffe(namespace, account, trust_domain=lab.TRUST_DOMAIN):
+def spiffe(namespace, account, trust_domain=system.TRUST_DOMAIN):
     return f"spiffe://{trust_domain}/ns/{namespace}/sa/{account}"
 
 
-def server_name(namespace, account, trust_domain=lab.TRUST_DOMAIN):
+def server_name(namespace, account, trust_domain=system.TRUST_DOMAIN):
     return f"{account}.{namespace}.sa.{trust_domain}"
 
 
@@ -53,13 +53,13 @@ def write_private(path, content, mode):
 class Authority:
     """A root in `directory`, in the layout of `meshnode ca init`."""
 
-    def __init__(self, directory, trust_domain=lab.TRUST_DOMAIN):
+    def __init__(self, directory, trust_domain=system.TRUST_DOMAIN):
         self.directory = directory
         self.trust_domain = trust_domain
         self.certificate_path = os.path.join(directory, "ca.crt")
         self._names = 0
-        if os.path.exists(lab.BINARY):
-            lab.sh([lab.BINARY, "ca", "init", directory, "--trust-domain", trust_domain])
+        if os.path.exists(system.BINARY):
+            system.sh([system.BINARY, "ca", "init", directory, "--trust-domain", trust_domain])
         else:
             self._make_root()
         with open(self.certificate_path, "rb") as pem:
@@ -85,8 +85,8 @@ class Authority:
 
     def install(self, certs, namespace, account):
         """What an agent with `identity: {source: files}` reads, by `meshnode ca issue`."""
-        if os.path.exists(lab.BINARY):
-            lab.sh([lab.BINARY, "ca", "issue", self.directory, "--namespace", namespace,
+        if os.path.exists(system.BINARY):
+            system.sh([system.BINARY, "ca", "issue", self.directory, "--namespace", namespace,
                     "--service-account", account, "--out", certs])
             return
         self.install_pair(certs, namespace, account, self.leaf([spiffe(namespace, account)]))

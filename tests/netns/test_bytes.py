@@ -4,8 +4,8 @@ import hashlib
 import socket
 import time
 
-import lab
 import pytest
+import system
 import traffic
 from mesh import CLIENT, ECHO, SECOND, THIRD, WEB
 from procs import eventually
@@ -21,7 +21,7 @@ def tunnelled(host):
 
 @FAMILIES
 def test_bulk_both_ways_at_once_over_four_connections_arrives_unharmed(mesh, family):
-    each = lab.scaled(2 * GIB) // 4
+    each = system.scaled(2 * GIB) // 4
     address = mesh.b.address(family)
     before = tunnelled(mesh.a)
 
@@ -177,7 +177,7 @@ def test_a_slow_receiver_holds_the_sender_back_and_memory_stays_bounded(mesh):
 
 
 def test_what_a_slow_reader_reads_is_what_was_sent(mesh):
-    total = lab.scaled(256 << 20, 8 << 20)
+    total = system.scaled(256 << 20, 8 << 20)
 
     def handler(sock):
         return traffic.receive_bulk(sock, 1 << 14, delay=0.0005)

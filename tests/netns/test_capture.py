@@ -6,9 +6,9 @@ import signal
 import socket
 import time
 
-import lab
 import mesh as meshes
 import pytest
+import system
 import traffic
 from mesh import CLIENT, ECHO, OTHER, SECOND, UNDECLARED, WEB, Mesh, workload
 from procs import eventually
@@ -165,7 +165,7 @@ def test_a_port_22_session_survives_a_thousand_deaths_of_the_agent(own_mesh):
     mesh = own_mesh
     with mesh.a.serve(traffic.echo_server, SSH):
         with mesh.c.dial(mesh.a.v4, SSH) as session:
-            for _ in range(lab.scaled(100, 3)):
+            for _ in range(system.scaled(100, 3)):
                 mesh.a.kill_agent()
                 traffic.ask(session)
                 mesh.a.start_agent()

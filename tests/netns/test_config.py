@@ -5,8 +5,8 @@ import re
 import signal
 import time
 
-import lab
 import pytest
+import system
 import traffic
 from mesh import CLIENT, ECHO, NS, WEB, Mesh, workload
 from procs import eventually
@@ -91,7 +91,7 @@ def test_a_bad_file_is_named_with_its_place_and_harms_nobody(running, name):
         problem = host.problems("resource-rejected")
         assert problem and problem[0]["hint"]
         unharmed(running)
-        done = lab.sh([lab.BINARY, "validate", path], check=False)
+        done = system.sh([system.BINARY, "validate", path], check=False)
         assert done.returncode == 1
         place = re.escape(path) + (rf":{line}:\d+: ." if line else r":\d+:\d+: .")
         assert re.search("^" + place, done.stdout + done.stderr, re.M), done
@@ -230,5 +230,5 @@ def test_port_22_needs_force(running):
 
 def test_validate_accepts_what_runs(running):
     for name in ("node.yaml", "workloads.yaml", "mesh.yaml"):
-        done = lab.sh([lab.BINARY, "validate", os.path.join(running.a.config, name)])
+        done = system.sh([system.BINARY, "validate", os.path.join(running.a.config, name)])
         assert done.stdout == "" or "error" not in done.stdout.lower()

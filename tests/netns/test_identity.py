@@ -3,10 +3,10 @@
 import os
 import re
 
-import lab
 import peers
 import pki
 import pytest
+import system
 import traffic
 from cryptography import x509
 from mesh import CLIENT, ECHO, NS, WEB, Mesh
@@ -125,13 +125,13 @@ def test_a_certificate_that_ends_soon_is_a_problem(running):
 
 def test_ca_issue_makes_certificates_the_world_accepts(tmp_path):
     root, certs = str(tmp_path / "ca"), str(tmp_path / "certs")
-    lab.sh([lab.BINARY, "ca", "init", root, "--trust-domain", "lab.example"])
+    system.sh([system.BINARY, "ca", "init", root, "--trust-domain", "lab.example"])
     assert os.stat(os.path.join(root, "ca.key")).st_mode & 0o777 == 0o600
-    lab.sh([lab.BINARY, "ca", "issue", root, "--namespace", "shop", "--service-account", "web",
-            "--out", certs, "--ttl", "2h"])
+    system.sh([system.BINARY, "ca", "issue", root, "--namespace", "shop",
+               "--service-account", "web", "--out", certs, "--ttl", "2h"])
     leaf_path = os.path.join(certs, "shop", "web", "tls.crt")
     assert os.stat(os.path.join(certs, "shop", "web", "tls.key")).st_mode & 0o777 == 0o600
-    lab.sh(["openssl", "verify", "-x509_strict", "-CAfile", os.path.join(certs, "ca.crt"),
+    system.sh(["openssl", "verify", "-x509_strict", "-CAfile", os.path.join(certs, "ca.crt"),
             leaf_path])
     with open(leaf_path, "rb") as pem:
         leaf = x509.load_pem_x509_certificate(pem.read())
@@ -140,5 +140,6 @@ def test_ca_issue_makes_certificates_the_world_accepts(tmp_path):
         "spiffe://lab.example/ns/shop/sa/web"]
     hours = (leaf.not_valid_after - pki.now()).total_seconds() / 3600
     assert 1.9 < hours <= 2.01
-    again = lab.sh([lab.BINARY, "ca", "init", root, "--trust-domain", "lab.example"], check=False)
+    again = system.sh([system.BINARY, "ca", "init", root, "--trust-domain", "lab.example"],
+                      check=False)
     assert again.returncode == 1, "an existing CA must not be overwritten"

@@ -4,8 +4,8 @@ import os
 import socket
 import time
 
-import lab
 import pytest
+import system
 import traffic
 from mesh import CLIENT, ECHO, WEB, Mesh
 from procs import eventually
@@ -41,7 +41,7 @@ def short_connections(address, count):
 
 
 def test_short_connections_one_after_another_are_all_served(quiet):
-    count = lab.scaled(10_000)
+    count = system.scaled(10_000)
     with quiet.b.serve(traffic.echo_server, ECHO, uid=WEB):
         refused = quiet.a.status()["connections"]["refused"]
         failures = quiet.a.call(short_connections, quiet.b.v4, count, uid=CLIENT, timeout=300)
@@ -81,7 +81,7 @@ def idle_run(mesh, count):
 
 
 def test_idle_connections_are_cheap_and_leave_nothing_behind(quiet):
-    count = lab.scaled(2_000, 300)
+    count = system.scaled(2_000, 300)
     with quiet.b.serve(traffic.echo_server, ECHO, uid=WEB):
         assert quiet.a.call(short_connections, quiet.b.v4, 100, uid=CLIENT) == []
         first = idle_run(quiet, count)
@@ -98,7 +98,7 @@ def test_idle_connections_are_cheap_and_leave_nothing_behind(quiet):
 
 
 def test_many_clients_at_once_are_all_served(quiet):
-    clients, each = 8, lab.scaled(2_000, 60)
+    clients, each = 8, system.scaled(2_000, 60)
     with quiet.b.serve(traffic.echo_server, ECHO, uid=WEB):
         running = [quiet.a.spawn(short_connections, address, each, uid=CLIENT)
                    for address in (quiet.b.v4, quiet.b.v6) * (clients // 2)]

@@ -8,6 +8,7 @@ import time
 import lab
 import mesh as meshes
 import pytest
+import system
 import traffic
 from mesh import CLIENT, ECHO, WEB, Mesh
 from procs import eventually
@@ -43,7 +44,7 @@ def test_the_worker_has_cap_net_raw_at_most(mesh):
 
 def test_nothing_else_runs_as_a_child_of_the_agent(mesh):
     for host in (mesh.a, mesh.b):
-        eventually(lambda host=host: len(lab.children_of(host.supervisor)) == 1, 5,
+        eventually(lambda host=host: len(system.children_of(host.supervisor)) == 1, 5,
                    what="one child, the worker")
 
 
@@ -81,7 +82,7 @@ def test_plaintext_connections_wait_for_the_new_worker_too(own_mesh):
 def test_a_worker_that_keeps_dying_comes_back_each_time(own_mesh):
     mesh = own_mesh
     with mesh.b.serve(traffic.echo_server, ECHO, uid=WEB):
-        for _ in range(lab.scaled(100, 5)):
+        for _ in range(system.scaled(100, 5)):
             os.kill(mesh.a.worker(), signal.SIGKILL)
             eventually(lambda: traffic.try_ask(mesh.a, mesh.b.v4, ECHO, CLIENT) is True, 15,
                        what="service after a worker's death")
@@ -92,7 +93,7 @@ def test_the_worker_does_not_outlive_the_supervisor(own_mesh):
     host = own_mesh.a
     worker = host.worker()
     os.kill(host.supervisor, signal.SIGKILL)
-    eventually(lambda: lab.start_time(worker) is None, 5, what="death of the worker")
+    eventually(lambda: system.start_time(worker) is None, 5, what="death of the worker")
 
 
 def test_ready_is_told_to_systemd_once_traffic_flows():

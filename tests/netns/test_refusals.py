@@ -4,10 +4,10 @@ import os
 import re
 import ssl
 
-import lab
 import peers
 import pki
 import pytest
+import system
 import traffic
 from mesh import CLIENT, ECHO, WEB
 from procs import eventually
@@ -149,7 +149,7 @@ def test_without_a_server_name_several_workloads_have_no_answer(mesh):
 @pytest.mark.full
 def test_a_flood_of_bad_handshakes_leaves_the_good_ones_alone(mesh):
     with mesh.b.serve(traffic.echo_server, ECHO, uid=WEB):
-        idle = [mesh.c.dial(mesh.b.v4, 15008) for _ in range(lab.scaled(500))]
+        idle = [mesh.c.dial(mesh.b.v4, 15008) for _ in range(system.scaled(500))]
         assert traffic.try_ask(mesh.a, mesh.b.v4, ECHO, CLIENT) is True
         for sock in idle:
             sock.close()

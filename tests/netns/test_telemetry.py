@@ -2,9 +2,9 @@
 
 import re
 
-import lab
 import pki
 import pytest
+import system
 import traffic
 from mesh import CLIENT, CLOSED, ECHO, WEB
 from procs import eventually
@@ -124,7 +124,7 @@ def test_readiness_and_status_agree(mesh):
 
 
 def test_a_command_without_an_agent_says_so(mesh, tmp_path):
-    done = lab.sh([lab.BINARY, "status", "--run-dir", str(tmp_path)], check=False)
+    done = system.sh([system.BINARY, "status", "--run-dir", str(tmp_path)], check=False)
     assert done.returncode == 2 and done.stderr.startswith("meshnode: ")
-    assert lab.sh([lab.BINARY, "status", "--no-such-option"], check=False).returncode == 2
-    assert lab.sh([lab.BINARY, "version"]).stdout.strip()
+    assert system.sh([system.BINARY, "status", "--no-such-option"], check=False).returncode == 2
+    assert system.sh([system.BINARY, "version"]).stdout.strip()

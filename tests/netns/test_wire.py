@@ -2,8 +2,8 @@
 
 import socket
 
-import lab
 import pytest
+import system
 import traffic
 import wire
 from mesh import CLIENT, ECHO, OTHER, SECOND, UNDECLARED, WEB, Mesh
@@ -38,7 +38,7 @@ def test_no_plaintext_byte_of_an_enrolled_call_is_on_the_wire():
         mesh.a.start_agent()
         mesh.b.start_agent()
         with wire.Capture(mesh.lab) as during:
-            marked_connections(mesh.a, addresses, lab.scaled(1_000))
+            marked_connections(mesh.a, addresses, system.scaled(1_000))
         assert during.count(MARKER) == 0
         assert during.packets("port 15008"), "the tunnel was not on this wire"
         assert not during.packets(f"port {ECHO}")

@@ -1,5 +1,6 @@
 """What is on the wire: tcpdump on the lab's bridge."""
 
+import os
 import re
 import signal
 import subprocess
