@@ -145,8 +145,17 @@ RequestParser::Progress RequestParser::check_head() {
   if (request_.header("transfer-encoding") != nullptr) {
     return refuse(501, "Transfer-Encoding is not served here; send Content-Length");
   }
-  auto hosts = std::count_if(request_.headers.begin(), request_.headers.end(),
-                             [](const Header& header) { return header.name == "host"; });
+  auto count = [&](std::string_view name) {
+    return std::count_if(request_.headers.begin(), request_.headers.end(),
+                         [&](const Header& header) { return header.name == name; });
+  };
+  const std::string* length = request_.header("content-length");
+  // Equal lengths in a list or several fields may be accepted (RFC 9110 §8.6); only an attacker
+  // sends them.
+  if (count("content-length") > 1 || (length != nullptr && length->find(',') != length->npos)) {
+    return refuse(400, "exactly one Content-Length is required");
+  }
+  auto hosts = count("host");
   if (hosts > 1 || (hosts == 0 && parser_->version() >= 11)) {
     return refuse(400, "exactly one Host header is required");
   }
