@@ -11,6 +11,7 @@ constexpr std::size_t kMaxServiceAddresses = 64;
 constexpr std::size_t kMaxHosts = 64;
 constexpr std::size_t kMaxInlineEndpoints = 10'000;
 constexpr std::string_view kTunnelLabel = "networking.istio.io/tunnel";
+constexpr std::string_view kLetters = "abcdefghijklmnopqrstuvwxyz";
 constexpr std::string_view kNotSupported = "is not supported by this version";
 
 /// A field whose default has no effect here, and whose every other value would have one.
@@ -90,7 +91,8 @@ ServicePort decode_service_port(const Value& value, std::string path, Diagnostic
       port.target = fields.port("targetPort").value_or(0);
     } else {
       const std::string name = fields.text("targetPort").value_or("");
-      if (target->kind == Value::Kind::kString && !is_dns_label(name)) {
+      if (target->kind == Value::Kind::kString &&
+          (!is_dns_label(name) || name.find_first_of(kLetters) == std::string::npos)) {
         fields.error("targetPort", "is neither a port name nor a number without quotes");
       }
       port.target = name;
