@@ -235,7 +235,10 @@ Status FileStorage::make_directory(const std::string& path, std::uint32_t mode) 
   }
   // Made closed, then opened to `mode`: mkdir() would apply the umask.
   if (::mkdir(path.c_str(), 0700) != 0) {
-    return errno == EEXIST ? make_directory(path, mode) : Status(os_error("make", path, errno));
+    const int code = errno;
+    // Someone else may have been faster; a dangling link stays an error.
+    if (code == EEXIST && ::stat(path.c_str(), &raw) == 0 && S_ISDIR(raw.st_mode)) return {};
+    return os_error("make", path, code);
   }
   if (::chmod(path.c_str(), mode & kModeBits) != 0) {
     return os_error("set the mode of", path, errno);
