@@ -1,0 +1,86 @@
+"""What the pages say, checked: every YAML example is valid, every command exists, and the tables of
+problems and metrics name what the sources name.
+Run: /usr/bin/python3 -m pytest tests/docs (needs build/release/meshnode, or MESHNODE_BIN)"""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MESHNODE = os.environ.get("MESHNODE_BIN", str(ROOT / "build" / "release" / "meshnode"))
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+needs_program = pytest.mark.skipif(not os.access(MESHNODE, os.X_OK), reason=f"no {MESHNODE}")
+
+
+def blocks(language: str) -> list:
+    """(page:line, text) of every fenced block of `language`."""
+    found = []
+    for page in PAGES:
+        text = page.read_text()
+        for match in re.finditer(rf"^```{language}\n(.*?)^```", text, re.M | re.S):
+            line = text.count("\n", 0, match.start()) + 1
+            found.append(pytest.param(match.group(1), id=f"{page.relative_to(ROOT)}:{line}"))
+    return found
+
+
+def sources(*patterns: str) -> str:
+    return "\n".join(path.read_text() for pattern in patterns
+                     for path in sorted(ROOT.glob(pattern)))
+
+
+@needs_program
+@pytest.mark.parametrize("example", blocks("yaml"))
+def test_every_yaml_example_is_valid(example, tmp_path):
+    file = tmp_path / "example.yaml"
+    file.write_text(example)
+    done = subprocess.run([MESHNODE, "validate", str(file)], capture_output=True, text=True,
+                          check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_program
+def test_every_command_that_a_page_names_exists():
+    text = "\n".join(page.read_text() for page in PAGES)
+    spoken = set(re.findall(r"(?:^|`)meshnode ((?:ca |capture )?[a-z]+)", text, re.M))
+    assert {"status", "validate", "ca init", "capture remove"} <= spoken
+    for command in sorted(spoken):
+        done = subprocess.run([MESHNODE, *command.split(), "--help"], capture_output=True,
+                              text=True, check=False)
+        assert done.returncode == 0, f"meshnode {command}: {done.stderr}"
+
+
+def test_every_problem_code_is_explained_and_exists():
+    page = (ROOT / "docs" / "problems.md").read_text()
+    explained = re.findall(r"^\| `([a-z-]+)` \|", page, re.M)
+    assert explained == sorted(explained), "keep the table sorted"
+    code = sources("src/agent/*.cc", "src/identity/*.cc", "src/model/catalog*.cc")
+    reported = set(re.findall(
+        r'(?:problem|set|event|report)\(\s*\{?\s*"([a-z]+(?:-[a-z]+)+)"', code))
+    reported |= set(re.findall(r'Problem\{\s*"([a-z]+(?:-[a-z]+)+)"', code))
+    reported |= {c for c in re.findall(r'"(certificate-[a-z]+)"', code)}
+    assert reported == set(explained)
+
+
+def test_every_metric_is_listed_and_exists():
+    page = (ROOT / "docs" / "operations.md").read_text()
+    pattern = r"((?:istio|meshnode)_[a-z_]+)"
+    listed = set(re.findall("`" + pattern, page))
+    made = set(re.findall('"' + pattern + '"', sources("src/telemetry/*.cc")))
+    assert made <= listed, f"not in docs/operations.md: {made - listed}"
+    assert listed <= made, f"not in src/telemetry: {listed - made}"
+
+
+def test_every_link_leads_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_room_is_on_the_map():
+    rooms = re.findall(r"^meshnode_room\((\w+)", (ROOT / "CMakeLists.txt").read_text(), re.M)
+    page = (ROOT / "ARCHITECTURE.md").read_text()
+    assert [room for room in rooms if f"| `{room}` |" not in page] == []
