@@ -6,8 +6,8 @@
 
 namespace meshnode::agent {
 
-CaptureRequest make_capture_request(const model::Catalog& catalog,
-                                    const snapshot::SlotTable& slots, std::string_view passwd) {
+CaptureRequest make_capture_request(const model::Catalog& catalog, const snapshot::SlotTable& slots,
+                                    std::string_view passwd) {
   CaptureRequest request;
   request.spec.capture_loopback = catalog.node.capture_loopback;
   request.spec.preserve_source = catalog.node.preserve_source_address;

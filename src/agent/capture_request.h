@@ -18,7 +18,7 @@ struct CaptureRequest {
 };
 
 /// `passwd` is the text of /etc/passwd.
-CaptureRequest make_capture_request(const model::Catalog& catalog,
-                                    const snapshot::SlotTable& slots, std::string_view passwd);
+CaptureRequest make_capture_request(const model::Catalog& catalog, const snapshot::SlotTable& slots,
+                                    std::string_view passwd);
 
 }  // namespace meshnode::agent

@@ -2,8 +2,8 @@
 /// The configuration directory as a ConfigSet: reads what changed, keeps the last good version on
 /// disk. Thread: the control loop's; blocks for file reads.
 
-#include <map>
 #include <meshnode/storage.h>
+#include <map>
 #include <string>
 
 #include "model/config_set.h"

@@ -43,8 +43,16 @@ class ProxyThreads::Thread {
         const auto slot = capture::slot_of(ip);
         return slot ? std::optional<std::uint16_t>(*slot) : std::nullopt;
       };
-      proxy::ProxyLoop proxy({loop, loop, network, random, services.telemetry, services.reports,
-                              services.metrics, slot_of, snapshot, {}});
+      proxy::ProxyLoop proxy({loop,
+                              loop,
+                              network,
+                              random,
+                              services.telemetry,
+                              services.reports,
+                              services.metrics,
+                              slot_of,
+                              snapshot,
+                              {}});
       if (auto opened = proxy.open(listeners); !opened) {
         log::error("proxy", "cannot accept connections", {{"error", opened.error().message}});
       }
@@ -56,8 +64,8 @@ class ProxyThreads::Thread {
     }
   }
 
-  io::Loop* loop_ = nullptr;            // on the thread's stack, alive until stop()
-  proxy::ProxyLoop* proxy_ = nullptr;   // likewise
+  io::Loop* loop_ = nullptr;           // on the thread's stack, alive until stop()
+  proxy::ProxyLoop* proxy_ = nullptr;  // likewise
   std::atomic<bool> started_{false};
   std::thread thread_;
 };

@@ -6,8 +6,7 @@
 
 namespace meshnode::agent {
 
-void Reports::peer_refused(const IpAddress& peer, telemetry::Flag flag,
-                           const std::string& reason) {
+void Reports::peer_refused(const IpAddress& peer, telemetry::Flag flag, const std::string& reason) {
   const char* hint = flag == telemetry::Flag::kTlsFailure
                          ? "compare the peer's certificate, trust domain and clock with ours"
                          : "the peer does not speak HBONE as it should; look at its version";
@@ -23,9 +22,9 @@ void Reports::tunnel_failed(const SocketAddress& to, const std::string& reason) 
 void Reports::set(const std::string& code, const std::vector<Condition>& conditions) {
   std::vector<std::string> objects;
   for (const Condition& condition : conditions) {
-    problems_.report({code, condition.object, condition.message, condition.hint, true,
-                      condition.degrades},
-                     wall_now_());
+    problems_.report(
+        {code, condition.object, condition.message, condition.hint, true, condition.degrades},
+        wall_now_());
     objects.push_back(condition.object);
   }
   problems_.retain(code, objects, wall_now_());

@@ -2,8 +2,8 @@
 /// Where every part of the worker tells what an operator should know: the problem list behind
 /// `status`, and the log. Thread: thread-safe.
 
-#include <functional>
 #include <meshnode/time.h>
+#include <functional>
 #include <string>
 
 #include "proxy/context.h"

@@ -31,8 +31,7 @@ Json workloads_json(const StatusInput& input) {
   for (const auto& workload : input.snapshot->workloads) {
     Json certificate = nullptr;
     if (workload->credential) {
-      certificate = {{"notAfter", rfc3339(workload->credential->not_after())},
-                     {"source", "files"}};
+      certificate = {{"notAfter", rfc3339(workload->credential->not_after())}, {"source", "files"}};
     }
     std::string match;
     for (const auto& [id, text] : *input.matches) {
@@ -41,10 +40,9 @@ Json workloads_json(const StatusInput& input) {
       }
     }
     const std::string name = workload->id.text();
-    const bool captured =
-        input.capture != nullptr && input.capture->ok &&
-        std::find(input.capture->waiting.begin(), input.capture->waiting.end(), name) ==
-            input.capture->waiting.end();
+    const bool captured = input.capture != nullptr && input.capture->ok &&
+                          std::find(input.capture->waiting.begin(), input.capture->waiting.end(),
+                                    name) == input.capture->waiting.end();
     list.push_back({{"name", workload->id.name},
                     {"namespace", workload->id.ns},
                     {"identity", workload->identity.uri()},
@@ -83,8 +81,7 @@ std::string status_json(const StatusInput& input) {
         {"address", input.address},
         {"version", MESHNODE_VERSION},
         {"pid", input.pid},
-        {"uptimeSeconds",
-         std::chrono::duration_cast<std::chrono::seconds>(input.uptime).count()}}},
+        {"uptimeSeconds", std::chrono::duration_cast<std::chrono::seconds>(input.uptime).count()}}},
       {"health", input.degraded ? "degraded" : "ok"},
       {"problems", problems_json(input.problems)},
       {"cluster", nullptr},

@@ -1,8 +1,8 @@
 #pragma once
 /// The answer to `meshnode status -o json` (contract), from values. Pure.
 
-#include <cstdint>
 #include <meshnode/time.h>
+#include <cstdint>
 #include <string>
 #include <vector>
 

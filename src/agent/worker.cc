@@ -10,7 +10,7 @@
 #include <thread>
 #include <utility>
 
-#include "admin/http_server.h"
+#include "admin/server.h"
 #include "agent/capture_request.h"
 #include "agent/configuration.h"
 #include "agent/proxy_threads.h"
@@ -35,8 +35,6 @@ namespace {
 constexpr Duration kLookEvery = std::chrono::seconds(2);
 constexpr Duration kAskIdleEvery = std::chrono::milliseconds(50);
 constexpr unsigned kMaxThreads = 64;
-
-WallTime system_now() { return io::Loop::system_now(); }
 
 /// One line writer for log and access log: lines of both stay whole.
 class StderrSink final : public telemetry::AccessSink {
@@ -87,9 +85,10 @@ class Worker {
   /// Looks at files, certificates and addresses; rebuilds what depends on what changed.
   void look();
   void rebuild();
+  bool refresh_identities();
   void assign_slots();
   void report_configuration();
-  void report_identities();
+  void report_capture();
   void send_capture();
   void serve_admin(const std::map<std::string, int>& by_name);
   void ask_idle();
@@ -107,7 +106,7 @@ class Worker {
   Configuration configuration_;
   std::unique_ptr<identity::FileIdentities> identities_;
   std::string identity_directory_;
-  std::string trust_domain_;
+  identity::FileIdentities::View credentials_;
   snapshot::SlotTable slots_;
   std::vector<IpAddress> addresses_;
   std::string host_name_;
@@ -119,17 +118,375 @@ class Worker {
   std::uint64_t revision_ = 0;
   std::vector<std::pair<WorkloadId, std::string>> matches_;
   std::unique_ptr<supervisor::CaptureReport> capture_;
-  bool ready_ = false;
+  supervisor::WorkerHistory history_;
   int exit_code_ = 0;
+  std::set<std::string> catalog_codes_;
 
   std::unique_ptr<Timer> look_timer_;
   std::unique_ptr<Timer> idle_timer_;
   std::unique_ptr<io::TreeWatch> config_watch_;
-  std::unique_ptr<io::TreeWatch> identity_watch_;
+  std::unique_ptr<io::TreeWatch> identity_watch_;  // of identity_directory_
   std::vector<std::unique_ptr<admin::HttpServer>> servers_;
-  std::vector<std::unique_ptr<Listener>> admin_listeners_;
   std::unique_ptr<ProxyThreads> proxies_;
   std::unique_ptr<supervisor::WorkerLink> link_;
 };
+
+Worker::Worker(const WorkerOptions& options)
+    : options_(options),
+      network_(loop_, {}),
+      started_(loop_.now()),
+      reports_([] { return std::chrono::system_clock::now(); }),
+      hub_({MESHNODE_VERSION, telemetry::AccessFormat::kText},
+           {io::monotonic_now, [] { return WallTime(std::chrono::system_clock::now()); }}, &sink_),
+      configuration_(storage_, options.config_dir, options.state_dir),
+      host_name_(io::host_name()),
+      look_timer_(loop_.timer([this] { look(); })),
+      idle_timer_(loop_.timer([this] { ask_idle(); })) {
+  link_ = std::make_unique<supervisor::WorkerLink>(
+      loop_, options.channel_fd,
+      supervisor::WorkerCallbacks{
+          [this](std::map<std::string, int> by_name, supervisor::WorkerHistory history) {
+            on_listeners(std::move(by_name), std::move(history));
+          },
+          [this] { look(); }, [this] { on_drain(); },
+          [this](supervisor::CaptureReport report) { on_capture_report(std::move(report)); },
+          [this](const Error& why) {
+            log::error("agent", "the supervisor is gone", {{"error", why.message}});
+            exit_code_ = 1;
+            loop_.stop();
+          }});
+}
+
+int Worker::run() {
+  loop_.run();
+  proxies_.reset();
+  return exit_code_;
+}
+
+void Worker::on_listeners(std::map<std::string, int> by_name, supervisor::WorkerHistory history) {
+  history_ = std::move(history);
+  hub_.agent().worker_restarts.add(history_.restarts);
+  const std::string slots_path = options_.state_dir + "/slots";
+  if (const auto saved = storage_.read(slots_path, Configuration::kMaxFile)) {
+    if (auto restored = slots_.restore(*saved); !restored) {
+      log::warn("agent", "starting with new capture slots",
+                {{"file", slots_path}, {"error", restored.error().message}});
+    }
+  }
+  look();
+  proxy::ListenerSet set;
+  const auto collect = [&by_name](std::vector<int>& into, const std::string& name) {
+    for (const char* family : {"4", "6"}) {
+      if (const auto found = by_name.find(name + family); found != by_name.end()) {
+        into.push_back(found->second);
+      }
+    }
+  };
+  collect(set.outbound, "outbound");
+  collect(set.plaintext, "inbound");
+  collect(set.tunnels, "tunnel");
+  const unsigned wanted = catalog_.node.proxy_threads != 0 ? catalog_.node.proxy_threads
+                                                           : std::thread::hardware_concurrency();
+  proxies_ =
+      std::make_unique<ProxyThreads>(std::clamp(wanted, 1U, kMaxThreads),
+                                     ProxyServices{hub_, hub_.agent(), reports_}, set, snapshot_);
+  serve_admin(by_name);
+  link_->send_ready();
+  send_capture();
+  config_watch_ = std::make_unique<io::TreeWatch>(loop_, options_.config_dir, [this] { look(); });
+}
+
+void Worker::look() {
+  bool changed = configuration_.refresh();
+  std::vector<IpAddress> addresses = io::host_addresses();
+  if (addresses != addresses_) {
+    addresses_ = std::move(addresses);
+    changed = true;
+  }
+  std::string passwd = storage_.read("/etc/passwd", Configuration::kMaxFile).value_or("");
+  if (passwd != passwd_) {
+    passwd_ = std::move(passwd);
+    changed = true;
+  }
+  if (changed || !snapshot_) {
+    catalog_ = model::make_catalog(configuration_.set().accepted(), {host_name_, addresses_});
+    hub_.agent().reloads.add();
+    hub_.set_access_log(access_format(catalog_.node.access_log));
+    assign_slots();
+  }
+  changed = refresh_identities() || changed;
+  if (changed || !snapshot_) {
+    rebuild();
+  }
+  report_configuration();
+  report_capture();
+  look_timer_->start(kLookEvery);
+}
+
+bool Worker::refresh_identities() {
+  const model::NodeSpec& node = catalog_.node;
+  std::set<SpiffeId> wanted;
+  if (node.identity_source == model::NodeSpec::IdentitySource::kFiles) {
+    if (!identities_ || identity_directory_ != node.identity_directory) {
+      identity_directory_ = node.identity_directory;
+      identities_ = std::make_unique<identity::FileIdentities>(&storage_, identity_directory_);
+      identity_watch_ =
+          std::make_unique<io::TreeWatch>(loop_, identity_directory_, [this] { look(); });
+    }
+    for (std::size_t i = 0; i < catalog_.workloads.size(); ++i) {
+      wanted.insert(catalog_.members[i].identity);
+    }
+  } else {
+    identities_.reset();
+    identity_watch_.reset();
+  }
+  auto before = std::exchange(credentials_, {});
+  if (identities_) {
+    credentials_ = identities_->refresh(wanted, loop_.wall_now());
+  }
+  std::vector<Reports::Condition> rejected;
+  std::vector<Reports::Condition> expiring;
+  bool changed = before.identities.size() != credentials_.identities.size();
+  for (const auto& [identity, state] : credentials_.identities) {
+    const auto old = before.identities.find(identity);
+    changed = changed || old == before.identities.end() ||
+              old->second.credential != state.credential || old->second.problems != state.problems;
+    for (const identity::Problem& problem : state.problems) {
+      auto& list = problem.code == "certificate-expiring" ? expiring : rejected;
+      list.push_back({identity.uri(), problem.message, problem.hint, true});
+    }
+  }
+  reports_.set("certificate-rejected", rejected);
+  reports_.set("certificate-expiring", expiring);
+  return changed;
+}
+
+void Worker::assign_slots() {
+  std::vector<WorkloadId> ids;
+  matches_.clear();
+  for (const model::CatalogWorkload& workload : catalog_.workloads) {
+    ids.push_back(workload.id);
+    matches_.emplace_back(workload.id, describe(workload.match));
+  }
+  const std::string before = slots_.save();
+  if (auto assigned = slots_.assign(ids); !assigned) {
+    log::error("agent", "not every workload can be captured",
+               {{"error", assigned.error().message}});
+  }
+  if (slots_.save() != before) {
+    if (auto saved = storage_.write_atomic(options_.state_dir + "/slots", slots_.save(), 0600);
+        !saved) {
+      log::error("agent", "capture slots are not kept", {{"error", saved.error().message}});
+    }
+  }
+}
+
+void Worker::rebuild() {
+  snapshot::Credentials credentials;
+  for (const auto& [identity, state] : credentials_.identities) {
+    snapshot::CredentialState& at = credentials[identity];
+    at.credential = state.credential;
+    if (!state.problems.empty()) {
+      at.problem = state.problems.front().message;
+    }
+  }
+  snapshot_ = snapshot::build(catalog_, slots_, credentials, ++revision_);
+  hub_.agent().snapshot_revision.set(static_cast<std::int64_t>(revision_));
+  if (proxies_) {
+    // First who is known, then who is steered here: a caller never meets a stranger's snapshot.
+    proxies_->swap(snapshot_);
+    send_capture();
+  }
+  log::info("agent", "configuration in force",
+            {{"revision", revision_},
+             {"workloads", snapshot_->workloads.size()},
+             {"routes", snapshot_->routes.size()},
+             {"rejected", configuration_.set().rejected().size()}});
+}
+
+void Worker::send_capture() {
+  CaptureRequest request = make_capture_request(catalog_, slots_, passwd_);
+  const bool same = request_sent_ && request.spec == request_.spec;
+  request_ = std::move(request);
+  if (same) {
+    return;
+  }
+  if (auto sent = link_->send_capture(request_.spec); !sent) {
+    request_.problems.emplace_back("capture", sent.error().message);
+    log::error("capture", "the rules asked for are refused", {{"error", sent.error().message}});
+    return;
+  }
+  request_sent_ = true;
+}
+
+void Worker::report_configuration() {
+  using Condition = Reports::Condition;
+  const auto& rejected = configuration_.set().rejected();
+  std::vector<Condition> conditions;
+  for (const model::Rejection& rejection : rejected) {
+    conditions.push_back({rejection.origin.text(), rejection.message,
+                          "correct the file; what was last good stays in force", true});
+  }
+  reports_.set("resource-rejected", conditions);
+  hub_.agent().resources_rejected.set(static_cast<std::int64_t>(rejected.size()));
+  hub_.agent().resources_accepted.set(
+      static_cast<std::int64_t>(configuration_.set().accepted().size()));
+
+  conditions.clear();
+  if (!configuration_.problem().empty()) {
+    conditions.push_back({options_.config_dir, configuration_.problem(),
+                          "make the directory readable; what was last good stays in force", true});
+  }
+  reports_.set("configuration-unreadable", conditions);
+  conditions.clear();
+  if (!configuration_.save_problem().empty()) {
+    conditions.push_back({options_.state_dir, configuration_.save_problem(),
+                          "free space or fix permissions: a restart could not fall back", true});
+  }
+  reports_.set("state-unwritable", conditions);
+
+  std::map<std::string, std::vector<Condition>> by_code;
+  for (const model::CatalogProblem& problem : catalog_.problems) {
+    by_code[problem.code].push_back(
+        {problem.object, problem.message, problem.hint, !problem.informational});
+  }
+  // A code reported before must be able to end.
+  for (const std::string& code : catalog_codes_) {
+    by_code.try_emplace(code);
+  }
+  for (const auto& [code, list] : by_code) {
+    reports_.set(code, list);
+    catalog_codes_.insert(code);
+  }
+}
+
+void Worker::report_capture() {
+  std::vector<Reports::Condition> conditions;
+  for (const auto& [object, message] : request_.problems) {
+    conditions.push_back({object, message, "correct the Workload's match", true});
+  }
+  if (capture_) {
+    if (!capture_->ok && request_sent_ && !request_.spec.workloads.empty()) {
+      conditions.push_back({"rules", capture_->error, "look at the agent's log", true});
+    }
+    for (const std::string& name : capture_->waiting) {
+      conditions.push_back(
+          {name, "its cgroup does not exist", "start it, or correct the path", true});
+    }
+  }
+  reports_.set("capture-incomplete", conditions);
+  hub_.agent().problems.set(reports_.degraded() ? 1 : 0);
+}
+
+void Worker::on_capture_report(supervisor::CaptureReport report) {
+  const std::uint64_t before = capture_ ? capture_->repaired : 0;
+  if (report.repaired > before) {
+    hub_.agent().capture_repaired.add(report.repaired - before);
+    reports_.event({"capture-repaired", "rules", report.last_repair,
+                    "find out what flushes or replaces iptables rules on this host", false, false});
+  }
+  for (const auto& [name, count] : report.bypass_by_workload) {
+    const std::uint64_t known = capture_ && capture_->bypass_by_workload.contains(name)
+                                    ? capture_->bypass_by_workload.at(name)
+                                    : 0;
+    if (count > known) {
+      reports_.event(
+          {"capture-bypassed", name, "connections that went around the capture were rejected",
+           "look for published container ports, bridges or rules before ours", false, false});
+    }
+  }
+  for (const auto& [reason, count] : report.bypass) {
+    hub_.agent().set_capture_bypassed(reason, count);
+  }
+  capture_ = std::make_unique<supervisor::CaptureReport>(std::move(report));
+  report_capture();
+}
+
+void Worker::on_drain() {
+  if (!proxies_) {
+    link_->send_drained();
+    loop_.stop();
+    return;
+  }
+  proxies_->drain();
+  ask_idle();
+}
+
+void Worker::ask_idle() {
+  proxies_->ask_idle([this](bool idle) {
+    loop_.post([this, idle] {
+      if (idle) {
+        link_->send_drained();
+        loop_.stop();
+      } else {
+        idle_timer_->start(kAskIdleEvery);
+      }
+    });
+  });
+}
+
+void Worker::serve_admin(const std::map<std::string, int>& by_name) {
+  const auto serve = [&](const char* prefix, bool families, admin::Handler handler) {
+    auto server = std::make_unique<admin::HttpServer>(network_, loop_, loop_, std::move(handler));
+    const std::vector<std::string> suffixes =
+        families ? std::vector<std::string>{"4", "6"} : std::vector<std::string>{""};
+    for (const std::string& suffix : suffixes) {
+      if (const auto found = by_name.find(prefix + suffix); found != by_name.end()) {
+        if (auto listening = server->listen(found->second); !listening) {
+          log::error("admin", "a port is not served",
+                     {{"listener", found->first}, {"error", listening.error().message}});
+        }
+      }
+    }
+    servers_.push_back(std::move(server));
+  };
+  serve("metrics", true, [this](const admin::Request& request) -> admin::Response {
+    if (request.path != "/metrics" && request.path != "/stats/prometheus") {
+      return {404, "text/plain; charset=utf-8", "metrics are at /metrics\n"};
+    }
+    return {200, "text/plain; version=0.0.4; charset=utf-8", hub_.expose()};
+  });
+  serve("ready", true, [this](const admin::Request& request) -> admin::Response {
+    if (request.path != "/healthz/ready") {
+      return {404, "text/plain; charset=utf-8", "readiness is at /healthz/ready\n"};
+    }
+    const bool ready = proxies_ && (request_.spec.workloads.empty() || (capture_ && capture_->ok));
+    return {ready ? 200 : 503, "text/plain; charset=utf-8", ready ? "ready\n" : "not ready\n"};
+  });
+  serve("admin", false, [this](const admin::Request& request) { return answer(request); });
+}
+
+admin::Response Worker::answer(const admin::Request& request) {
+  if (request.method == "GET" && request.path == "/status") {
+    return answer_status();
+  }
+  return {404, "text/plain; charset=utf-8", "no such thing: " + request.path + "\n"};
+}
+
+admin::Response Worker::answer_status() {
+  StatusInput input;
+  input.node_name = catalog_.node_name;
+  input.address = catalog_.addresses.empty() ? "" : catalog_.addresses.front().text();
+  input.pid = getppid();
+  input.uptime = loop_.now() - started_;
+  input.snapshot = snapshot_.get();
+  input.matches = &matches_;
+  input.capture = capture_.get();
+  input.degraded = reports_.degraded();
+  input.problems = reports_.list();
+  input.connections = hub_.totals();
+  input.tunnels_inbound = hub_.agent().tunnels_open(telemetry::Direction::kInbound).value();
+  input.tunnels_outbound = hub_.agent().tunnels_open(telemetry::Direction::kOutbound).value();
+  input.resources_accepted = configuration_.set().accepted().size();
+  input.rejected = &configuration_.set().rejected();
+  return {200, "application/json", status_json(input)};
+}
+
+int run_worker(const WorkerOptions& options) {
+  // A core dump or a debugger would carry the workloads' private keys.
+  prctl(PR_SET_DUMPABLE, 0);
+  Worker worker(options);
+  return worker.run();
+}
 
 }  // namespace meshnode::agent

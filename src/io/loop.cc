@@ -48,6 +48,8 @@ class UvTimer final : public Timer {
 
 }  // namespace
 
+Instant monotonic_now() { return {std::chrono::milliseconds(uv_hrtime() / 1'000'000)}; }
+
 struct Loop::Handles {
   uv_loop_t loop;
   HandlePtr<uv_async_t> wake;

@@ -12,6 +12,9 @@ struct uv_loop_s;
 
 namespace meshnode::io {
 
+/// The monotonic clock of Loop::now(), for any thread.
+Instant monotonic_now();
+
 class Loop final : public Clock, public Executor {
  public:
   Loop();
