@@ -182,12 +182,12 @@ RequestParser::Progress RequestParser::feed_body(Bytes data) {
   return parser_->is_done() ? Progress::kDone : Progress::kMore;
 }
 
-std::string serialize(const Response& response) {
+std::string head_of(const Response& response) {
   return fmt::format(
       "HTTP/1.1 {} {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n"
-      "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n{}\r\n{}",
+      "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n{}\r\n",
       response.status, reason_phrase(response.status), response.content_type, response.body.size(),
-      response.status == 405 ? "Allow: GET, POST\r\n" : "", response.body);
+      response.status == 405 ? "Allow: GET, POST\r\n" : "");
 }
 
 }  // namespace meshnode::admin

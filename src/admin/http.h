@@ -73,7 +73,7 @@ class RequestParser {
   Response refusal_;
 };
 
-/// The whole answer as bytes; the connection ends after it, and it says so.
-std::string serialize(const Response& response);
+/// The answer up to its body, which follows as it is; it says that the connection ends after it.
+std::string head_of(const Response& response);
 
 }  // namespace meshnode::admin

@@ -29,6 +29,13 @@ Response answer(const Handler& handler, const Request& request) {
   return response;
 }
 
+Response too_busy() {
+  Response response;
+  response.status = 503;
+  response.body = "too many answers are on their way to slow clients; try again\n";
+  return response;
+}
+
 }  // namespace
 
 class HttpServer::Connection final : public StreamEvents, public Retirable {
@@ -82,10 +89,14 @@ class HttpServer::Connection final : public StreamEvents, public Retirable {
     stream_->write(std::span(&bytes, 1));
   }
 
-  void send(const Response& response) {
+  void send(Response response) {
     answering_ = true;
-    answer_ = serialize(response);
+    std::size_t others = server_->answers_;
+    if (others > 0 && others + response.body.size() > kMaxAnswers) response = too_busy();
+    server_->answers_ += response.body.size();
     idle_->start(kIdle);
+    write(head_of(response));
+    answer_ = std::move(response.body);
     send_slices();
   }
 
@@ -97,8 +108,15 @@ class HttpServer::Connection final : public StreamEvents, public Retirable {
       write(slice);
     }
     if (sent_ < answer_.size() || stream_->queued() > 0) return;
+    release_answer();
     if (!std::exchange(shut_, true)) stream_->shutdown();
     finish_if_over();
+  }
+
+  void release_answer() {
+    server_->answers_ -= answer_.size();
+    sent_ = 0;
+    std::string().swap(answer_);
   }
 
   void finish_if_over() {
@@ -109,7 +127,10 @@ class HttpServer::Connection final : public StreamEvents, public Retirable {
     idle_->stop();
     lifetime_->stop();
     stream_->stop_reading();
-    if (server_ != nullptr) std::exchange(server_, nullptr)->remove(this);
+    if (server_ != nullptr) {
+      release_answer();
+      std::exchange(server_, nullptr)->remove(this);
+    }
   }
 
   HttpServer* server_;  ///< null once retired

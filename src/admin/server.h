@@ -21,6 +21,8 @@ class HttpServer final : public AcceptEvents {
   /// A request must be whole this long after accepting; an answer must move on at least this
   /// often, and the client must have closed this long after it was sent.
   static constexpr Duration kIdle = std::chrono::seconds(10);
+  /// Bodies on their way to slow clients, octets in total; beyond it a second answer is a 503.
+  static constexpr std::size_t kMaxAnswers = 64 * 1024 * 1024;
   /// No connection lives longer.
   static constexpr Duration kLifetime = std::chrono::seconds(60);
 
@@ -47,6 +49,7 @@ class HttpServer final : public AcceptEvents {
   Handler handler_;
   std::vector<std::unique_ptr<Listener>> listeners_;
   std::list<std::unique_ptr<Connection>> connections_;
+  std::size_t answers_ = 0;
 };
 
 }  // namespace meshnode::admin

@@ -31,6 +31,24 @@ Character decode(std::string_view text) {
   return {code, size, true};
 }
 
+// How many bytes at the front of `text` stand for themselves everywhere: most text, all of it.
+std::size_t plain_run(std::string_view text) {
+  std::size_t size = 0;
+  while (size < text.size() && text[size] >= ' ' && text[size] <= '~' && text[size] != '"' &&
+         text[size] != '\\') {
+    ++size;
+  }
+  return size;
+}
+
+// Moves that run from `text` to `out`; true when nothing is left.
+bool take_plain(std::string& out, std::string_view& text) {
+  std::size_t size = plain_run(text);
+  out += text.substr(0, size);
+  text.remove_prefix(size);
+  return text.empty();
+}
+
 bool is_printable(const Character& c) {
   if (!c.valid || c.code < 0x20 || (c.code >= 0x7f && c.code < 0xa0)) return false;
   bool turns_direction = c.code == 0x61c || c.code == 0x200e || c.code == 0x200f ||
@@ -64,7 +82,7 @@ char short_escape(std::uint32_t code) {
 }  // namespace
 
 void append_escaped(std::string& out, std::string_view text) {
-  while (!text.empty()) {
+  while (!take_plain(out, text)) {
     Character c = decode(text);
     if (char escape = c.valid ? short_escape(c.code) : '\0'; escape != 0) {
       out += '\\';
@@ -85,7 +103,7 @@ void append_escaped(std::string& out, std::string_view text) {
 
 void append_json(std::string& out, std::string_view text) {
   out += '"';
-  while (!text.empty()) {
+  while (!take_plain(out, text)) {
     Character c = decode(text);
     if (!c.valid) {
       out += "\xef\xbf\xbd";

@@ -28,15 +28,6 @@ class FieldList {
 
 }  // namespace
 
-AccessWriter::AccessWriter(int descriptor, AccessFormat format, std::function<WallTime()> wall_now)
-    : writer_(descriptor, [format, now = std::move(wall_now)](std::uint64_t count) {
-        std::string line;
-        log::Field dropped("dropped", count);
-        log::append_line(line, log_format(format), now(), log::Level::kWarn, kScope,
-                         "lines dropped: the reader of the log is too slow", {&dropped, 1});
-        return line;
-      }) {}
-
 void append_access_line(std::string& out, AccessFormat format, const AccessEntry& entry) {
   if (format == AccessFormat::kOff) return;
   const Labels& labels = *entry.labels;

@@ -7,7 +7,6 @@
 #include <string>
 #include <string_view>
 
-#include "base/line_writer.h"
 #include "base/log.h"
 #include "telemetry/connection.h"
 
@@ -23,18 +22,6 @@ class AccessSink {
   virtual void line(std::string_view line) = 0;
   /// Lines lost so far.
   virtual std::uint64_t dropped() const = 0;
-};
-
-/// The product's: a LineWriter, which drops lines beyond its bound rather than wait.
-class AccessWriter final : public AccessSink {
- public:
-  /// `descriptor` is borrowed: stderr. `wall_now` stamps the line that tells of dropped ones.
-  AccessWriter(int descriptor, AccessFormat format, std::function<WallTime()> wall_now);
-  void line(std::string_view line) override { writer_.line(line); }
-  std::uint64_t dropped() const override { return writer_.dropped(); }
-
- private:
-  LineWriter writer_;
 };
 
 /// What one line says.

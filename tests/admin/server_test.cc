@@ -168,6 +168,36 @@ TEST_CASE("at most 64 connections are served at once and the others wait") {
   CHECK(world.server->connections() == HttpServer::kMaxConnections - 5);
 }
 
+TEST_CASE("answers on their way to slow clients are bounded in total") {
+  World world;
+  world.network.shape = {10, 10};
+  world.body_size = HttpServer::kMaxAnswers - 100;
+  auto first = world.connect();
+  first->pause();
+  first->send(kGet);
+  world.loop.run();
+  world.body_size = 100;
+  auto fits = world.connect();
+  fits->pause();
+  fits->send(kGet);
+  world.loop.run();
+  world.body_size = 1;
+  auto second = world.connect();
+  second->send(kGet);
+  world.loop.run();
+  CHECK(second->received.starts_with("HTTP/1.1 503 "));
+  fits->resume();
+  fits->finish();
+  world.loop.run();
+  CHECK(fits->received.starts_with("HTTP/1.1 200 "));
+  second->finish();
+  world.loop.run();
+  auto third = world.connect();
+  third->send(kGet);
+  world.loop.run();
+  CHECK(third->received.starts_with("HTTP/1.1 200 "));
+}
+
 TEST_CASE("a handler that throws is a 500 and the server lives") {
   World world;
   log::set_sink([](std::string_view) {});

@@ -297,21 +297,5 @@ TEST_CASE("the agent's own counters are written out by name") {
   CHECK(agent.capture_bypassed().size() == AgentMetrics::kMaxReasons);
 }
 
-TEST_CASE("the access writer hands lines to a descriptor") {
-  int ends[2];
-  REQUIRE(pipe(ends) == 0);
-  {
-    AccessWriter writer(ends[1], AccessFormat::kText, [] { return WallTime{}; });
-    writer.line("one");
-    writer.line("two");
-  }
-  char buffer[64];
-  ssize_t count = read(ends[0], buffer, sizeof buffer);
-  REQUIRE(count > 0);
-  CHECK(std::string(buffer, static_cast<std::size_t>(count)) == "one\ntwo\n");
-  close(ends[0]);
-  close(ends[1]);
-}
-
 }  // namespace
 }  // namespace meshnode::telemetry
