@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <csignal>
 #include <map>
 #include <memory>
 #include <set>
@@ -485,6 +486,8 @@ admin::Response Worker::answer_status() {
 int run_worker(const WorkerOptions& options) {
   // A core dump or a debugger would carry the workloads' private keys.
   prctl(PR_SET_DUMPABLE, 0);
+  // A peer that is gone is an error of its write, not the end of everybody's connections.
+  signal(SIGPIPE, SIG_IGN);
   Worker worker(options);
   return worker.run();
 }
