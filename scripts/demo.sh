@@ -174,6 +174,11 @@ NGINX
   as_words store store
   "${words[@]}" redis-server --bind "${address[store]}" --port 6379 --dir "$work/store/app" \
     --protected-mode no --save "" --appendonly no >"$work/store/program.log" 2>&1 &
+  as_words stranger shop
+  mkdir "$work/shop/door" && echo "the shop's host, at your service" >"$work/shop/door/index.html"
+  "${words[@]}" /usr/bin/python3 -m http.server 2222 --bind "${address[shop]}" --directory \
+    "$work/shop/door" >"$work/shop/door.log" 2>&1 &
+  until_true 10 curl_door || die "the shop's door did not open: $(cat "$work/shop/door.log")"
   until_true 10 curl_web || die "nginx did not start: $(cat "$work/web/program.log")"
   until_true 10 redis PING || die "redis did not start: $(cat "$work/store/program.log")"
 }
@@ -181,6 +186,7 @@ NGINX
 curl=(curl -sS --noproxy '*' -m 5)
 curl_web() { as shop shop "${curl[@]}" "http://${address[web]}:8080/prices?$secret"; }
 curl_admin() { as shop shop "${curl[@]}" "http://${address[web]}:2222/"; }
+curl_door() { as stranger web "${curl[@]}" "http://${address[shop]}:2222/"; }
 curl_stranger() { as stranger shop "${curl[@]}" "http://${address[web]}:8080/"; }
 redis() { as shop shop timeout 5 redis-cli -h "${address[store]}" "$@" 2>&1; }
 is_refused() { ! curl_web; }
@@ -200,7 +206,7 @@ stop_watching() {
   kill -TERM "$tcpdump_pid"
   wait "$tcpdump_pid" 2>/dev/null || true
 }
-readable() { grep -a -o "$1" "$tcpdump_file" | wc -l; }
+readable() { (grep -a -o "$1" "$tcpdump_file" || true) | wc -l; }
 packets() { tcpdump -nn -r "$tcpdump_file" "$1" 2>/dev/null | wc -l; }
 
 configure() {
@@ -238,7 +244,7 @@ spec:
   serviceAccount: $host
   ports: ${ports[$host]}
 YAML
-    "$meshnode" validate "$work/$host/etc/host.yaml" "$work/$host/etc/mesh.yaml" ||
+    "$meshnode" validate "$work/$host/etc/host.yaml" "$work/$host/etc/mesh.yaml" >/dev/null ||
       die "the demo's own configuration is not valid"
   done
 }
@@ -313,12 +319,11 @@ indent <<<"$answer"
 client=$(redis CLIENT LIST | grep -o ' addr=[0-9.]*' | sort -u | head -n 1)
 stop_watching
 say "What somebody on the wire reads now:"
-say "packets to or from port 8080: $(packets 'port 8080'), 6379: $(packets 'port 6379'), 15008" \
-  "(TLS 1.3): $(packets 'port 15008')"
+for port in 8080 6379 15008; do say "packets of port $port: $(packets "port $port")"; done
 after=$(readable "$secret")
 say "${bold}The mark is readable $after times.$plain" \
-  "In clear are only the names in the TLS greeting: whose certificate the caller expects." \
-  "$(grep -a -o '[a-z]*\.demo\.sa\.demo\.internal' "$tcpdump_file" | sort -u | tr '\n' ' ')"
+  "In clear are only the names in the TLS greeting, whose certificate the caller expects:"
+(grep -a -o '[a-z]*\.demo\.sa\.demo\.internal' "$tcpdump_file" || true) | sort -u | indent
 [ "$after" -eq 0 ] || bad "plaintext on the wire"
 [ "$(packets 'port 8080 or port 6379')" -eq 0 ] || bad "packets beside the tunnel"
 [ "$(packets 'port 15008')" -gt 0 ] || bad "no tunnel on the wire"
@@ -358,8 +363,8 @@ wait "${agent[shop]}" 2>/dev/null || true
 typed "${user[shop]}@shop" "curl http://${address[web]}:8080/prices"
 (curl_web 2>&1 || true) | indent
 expect "the enrolled program is refused rather than sent out in the clear" is_refused
-expect "the undeclared port is still reachable" curl_admin
-expect "the other user is still served" curl_stranger
+expect "whoever is not enrolled goes out as before" curl_stranger
+expect "the host itself is still reached, like by SSH (port 2222 of shop)" curl_door
 pause
 
 step "One command gives the direct path back, without an agent"

@@ -278,7 +278,7 @@ RULES = [
         r"\b(?:time\s*\(\s*(?:nullptr|NULL|0)\s*\)|gettimeofday\s*\(|clock_gettime\s*\()",
         "take a Clock (<meshnode/clock.h>) or the time as an argument",
         ("src/proxy/x.cc", "auto t = std::chrono::steady_clock::now();\n"),
-        # agent gives its threads their clocks; the command line's client has no loop to take one of.
+        # agent gives its threads their clocks; the command line's client has no loop for one.
         ("src/proxy/x.cc", "auto t = clock.now();\n"), rooms=("io", "base", "agent"),
         files=("src/admin/client",)),
     ban("thread", r"\bstd::j?thread\b(?!::)|\bpthread_create\b|\bstd::async\b",
