@@ -2,11 +2,9 @@
 
 #include <poll.h>
 #include <signal.h>
-#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <chrono>
 
@@ -16,6 +14,8 @@ namespace {
 // A pipe with room for this much takes it whole without blocking (pipe(7)), whoever else writes.
 constexpr std::size_t kAtomicWrite = 4096;
 constexpr auto kLastWords = std::chrono::seconds(1);
+// How often a blocked thread looks whether it is to stop.
+constexpr auto kLookUp = std::chrono::milliseconds(100);
 
 }  // namespace
 
@@ -24,7 +24,6 @@ LineWriter::LineWriter(int descriptor, std::function<std::string(std::uint64_t)>
     : descriptor_(descriptor),
       dropped_line_(std::move(dropped_line)),
       max_bytes_(max_bytes),
-      wake_descriptor_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       thread_([this] { run(); }) {}
 
 LineWriter::~LineWriter() {
@@ -33,9 +32,7 @@ LineWriter::~LineWriter() {
     stopping_ = true;
   }
   wake_.notify_one();
-  eventfd_write(wake_descriptor_, 1);
   thread_.join();
-  close(wake_descriptor_);
 }
 
 void LineWriter::line(std::string_view line) {
@@ -78,7 +75,7 @@ void LineWriter::run() {
     if (!write_out(batch)) return;
     if (newly_dropped > 0 && !write_out(dropped_line_(newly_dropped) + "\n")) return;
     // A burst must not pin its buffer for good.
-    if (batch.capacity() > kAtomicWrite * 16) batch.shrink_to_fit();
+    if (batch.capacity() > kAtomicWrite * 16) std::string().swap(batch);
   }
 }
 
@@ -98,21 +95,18 @@ bool LineWriter::write_out(std::string_view text) {
 }
 
 bool LineWriter::write_some(std::string_view& text) {
-  int wait = -1;
   {
     std::lock_guard lock(mutex_);
     if (stopping_) {
-      if (!deadline_) deadline_ = std::chrono::steady_clock::now() + kLastWords;
-      auto left = *deadline_ - std::chrono::steady_clock::now();
-      wait = static_cast<int>(std::chrono::ceil<std::chrono::milliseconds>(left).count());
-      if (wait <= 0) return false;
+      auto now = std::chrono::steady_clock::now();
+      if (!deadline_) deadline_ = now + kLastWords;
+      if (now >= *deadline_) return false;
     }
   }
-  std::array<pollfd, 2> wanted{{{descriptor_, POLLOUT, 0}, {wake_descriptor_, POLLIN, 0}}};
-  int ready = poll(wanted.data(), wait < 0 ? 2 : 1, wait);
+  pollfd wanted{descriptor_, POLLOUT, 0};
+  int ready = poll(&wanted, 1, static_cast<int>(kLookUp.count()));
   if (ready < 0) return errno == EINTR;
-  if (ready == 0) return false;
-  if (wanted[0].revents == 0) return true;
+  if (ready == 0) return true;
   ssize_t count = write(descriptor_, text.data(), text.size());
   if (count < 0) return errno == EAGAIN || errno == EINTR;
   text.remove_prefix(static_cast<std::size_t>(count));

@@ -26,7 +26,7 @@ class LineWriter {
              std::size_t max_bytes = kDefaultBytes);
   LineWriter(const LineWriter&) = delete;
   LineWriter& operator=(const LineWriter&) = delete;
-  /// Waits at most a second for what is buffered to be written.
+  /// Waits about a second at most for what is buffered to be written.
   ~LineWriter();
 
   /// `line` without its line feed. Never blocks on the descriptor.
@@ -49,7 +49,6 @@ class LineWriter {
   std::uint64_t told_ = 0;
   bool stopping_ = false;
   std::optional<std::chrono::steady_clock::time_point> deadline_;  ///< of the last words
-  int wake_descriptor_ = -1;
   std::thread thread_;
 };
 
