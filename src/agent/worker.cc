@@ -167,6 +167,12 @@ int Worker::run() {
 void Worker::on_listeners(std::map<std::string, int> by_name, supervisor::WorkerHistory history) {
   history_ = std::move(history);
   hub_.agent().worker_restarts.add(history_.restarts);
+  if (history_.restarts > 0) {
+    reports_.event({"worker-restarted", "worker",
+                    "restart " + std::to_string(history_.restarts) + ": the worker before ended: " +
+                        history_.last_reason + "; its connections were cut",
+                    "look for what the log says before that, and report it", false, false});
+  }
   const std::string slots_path = options_.state_dir + "/slots";
   if (const auto saved = storage_.read(slots_path, Configuration::kMaxFile)) {
     if (auto restored = slots_.restore(*saved); !restored) {
