@@ -61,10 +61,10 @@ class Arm:
         return watch
 
     def verify(self, watch):
-        """That the first connection's bytes went where the arm claims, as TLS of the agreed kind."""
+        """That the first connection's bytes went where the arm claims, as the TLS agreed on."""
         said = watch.communicate()[0].split()
         if not said:
-            raise Failed(f"{self.name}: the probe was answered but no TLS handshake was on the wire")
+            raise Failed(f"{self.name}: the probe was answered without a TLS handshake on the wire")
         if said != ["TLSv1.3", SUITE, GROUP]:
             raise Failed(f"{self.name}: its two ends settled on {' '.join(said)}")
 
