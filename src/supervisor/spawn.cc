@@ -57,6 +57,11 @@ void reset_signals() {
   struct sigaction standard {};
   standard.sa_handler = SIG_DFL;
   for (int number = 1; number < NSIG; ++number) ::sigaction(number, &standard, nullptr);
+  // A service manager and a terminal signal the whole group; a worker that obeyed would die before
+  // it could drain. Its orders come over the channel.
+  struct sigaction ignored {};
+  ignored.sa_handler = SIG_IGN;
+  for (const int number : {SIGHUP, SIGINT, SIGTERM}) ::sigaction(number, &ignored, nullptr);
   sigset_t none;
   ::sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);

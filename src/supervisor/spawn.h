@@ -18,9 +18,10 @@ struct WorkerProcess {
 /// Runs `program` (a path) with `channel` as descriptor kChannelDescriptor, standard streams
 /// (stdin from /dev/null) and nothing else open. The process has CAP_NET_RAW at most and can gain
 /// nothing (bounding set, no_new_privs), dies with this thread, writes no core, has default
-/// signals, as many descriptors as the hard limit allows, and no NOTIFY_SOCKET in its environment.
-/// Must be called on the thread that lives as long as the process. A program that cannot be started
-/// shows as a worker that exits with code 126 or 127.
+/// signals but for SIGHUP, SIGINT and SIGTERM, which it ignores, as many descriptors as the hard
+/// limit allows, and no NOTIFY_SOCKET in its environment. Must be called on the thread that lives
+/// as long as the process. A program that cannot be started shows as a worker that exits with code
+/// 126 or 127.
 Result<WorkerProcess> spawn_worker(const std::string& program, const std::vector<std::string>& argv,
                                    int channel);
 

@@ -278,6 +278,8 @@ void Supervisor::complain() {
 }
 
 Result<int> run_supervisor(Options options) {
+  // A log whose reader went away must not end the agent.
+  ::signal(SIGPIPE, SIG_IGN);
   io::Loop loop;
   io::HostKernel kernel;
   Supervisor supervisor(loop, std::move(options), kernel);

@@ -80,7 +80,8 @@ TEST_CASE("a worker has CAP_NET_RAW at most and can gain nothing") {
   CHECK(capability_set(status, "CapEff") == kNetRaw);
   CHECK(status.find("NoNewPrivs:\t1") != std::string::npos);
   CHECK(capability_set(status, "SigBlk") == 0);
-  CHECK(capability_set(status, "SigIgn") == 0);
+  const std::uint64_t ignored = 1U << (SIGHUP - 1) | 1U << (SIGINT - 1) | 1U << (SIGTERM - 1);
+  CHECK(capability_set(status, "SigIgn") == ignored);
 }
 
 TEST_CASE("a worker inherits its channel and the standard streams and nothing else") {
@@ -121,6 +122,11 @@ TEST_CASE("how a worker ended is said in words") {
   CHECK(run_script("kill -9 $$").how == "killed by signal 9 (Killed)");
   CHECK(run_as_worker("/nonexistent/program", {"x"}).how ==
         "exited with code 127 (could not be started)");
+}
+
+TEST_CASE("a worker outlives the signals that a terminal sends to the whole group") {
+  CHECK(run_script("kill -TERM $$; kill -INT $$; kill -HUP $$; exit 7").how ==
+        "exited with code 7");
 }
 
 TEST_CASE("a worker dies with the supervisor") {

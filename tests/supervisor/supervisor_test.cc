@@ -334,11 +334,11 @@ TEST_CASE("a second agent is refused and the first goes on") {
 
 TEST_CASE("a port in other hands is named with the command that finds the holder") {
   if (!own_network()) return;
-  const auto taken = open_listeners({{"x", Family::kV4, IpAddress(), 15020, false}});
+  const auto taken = open_listeners({{"x", Family::kV4, IpAddress(), 16020, false}});
   REQUIRE(taken);
-  const auto refused = open_listeners({{"x", Family::kV4, IpAddress(), 15020, false}});
+  const auto refused = open_listeners({{"x", Family::kV4, IpAddress(), 16020, false}});
   REQUIRE_FALSE(refused);
-  CHECK(refused.error().message.find("0.0.0.0:15020: bind: Address already in use") !=
+  CHECK(refused.error().message.find("0.0.0.0:16020: bind: Address already in use") !=
         std::string::npos);
   CHECK(refused.error().message.find("ss -ltnp") != std::string::npos);
 }
