@@ -217,11 +217,12 @@ plan="setup    600
       tidy     600
       tsan     900"
 
-passed=0 failed=0 skipped=0 table="" current="" began=$(date +%s)
+passed=0 failed=0 skipped=0 table="" current="" guard="" began=$(date +%s)
 
 stop() {
   trap - EXIT INT TERM HUP
-  [ -z "$current" ] || kill -TERM -- "-$current" 2>/dev/null || true
+  local group
+  for group in $current $guard; do kill -TERM -- "-$group" 2>/dev/null || true; done
   rm -rf "$scratch"
 }
 trap stop EXIT
@@ -231,7 +232,7 @@ set -m # each stage in a process group of its own, so that all of it can be ende
 # Runs one stage; its seconds and counts go to the table, its outcome to `result`. Never call it in
 # a condition: that would switch off set -e within the stage.
 run_stage() { # name limit
-  local name=$1 limit=$2 log=$logs/$1.log start status=0 verdict=passed note="" shown guard
+  local name=$1 limit=$2 log=$logs/$1.log start status=0 verdict=passed note="" shown
   [ -z "$full" ] || limit=$((limit * 8))
   rm -f "$scratch/count" "$scratch/skip"
   echo "=== $name"
@@ -250,8 +251,8 @@ run_stage() { # name limit
   wait "$current" || status=$?
   kill -TERM -- "-$guard" 2>/dev/null || true
   kill -TERM -- "-$current" 2>/dev/null || true # what a stage leaves behind
-  current=""
   wait "$shown" "$guard" 2>/dev/null || true
+  current="" guard=""
 
   local p=0 f=0 s=0 a b c
   if [ -s "$scratch/count" ]; then
