@@ -61,7 +61,9 @@ class Host:
         sh(["ip", "link", "add", "eth0", "netns", ns, "type", "veth", "peer", "name",
             f"to-{self.name}", "netns", bridge])
         sh(["ip", "-n", bridge, "link", "set", f"to-{self.name}", "master", "br0", "up"])
-        for argv in (["link", "set", "lo", "up"], ["link", "set", "eth0", "up"],
+        # No link-local address: it would appear when its DAD ends, in the midst of a comparison.
+        for argv in (["link", "set", "lo", "up"],
+                     ["link", "set", "eth0", "addrgenmode", "none"], ["link", "set", "eth0", "up"],
                      ["addr", "add", f"{self.v4}/24", "dev", "eth0"],
                      ["addr", "add", f"{self.v6}/64", "dev", "eth0", "nodad"]):
             sh(["ip", "-n", ns, *argv])

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 
 from host import Host
 from procs import eventually
@@ -58,6 +59,10 @@ class Lab:
         for host in self.hosts.values():
             if host._agent is not None:
                 host.kill_agent()
+        # A helper program of a killed agent, like iptables-restore, may need a moment to end.
+        deadline = time.monotonic() + 3
+        while processes_in(self.namespaces) and time.monotonic() < deadline:
+            time.sleep(0.05)
         for pid, namespace, command in processes_in(self.namespaces):
             left.append(f"process {pid} ({command}) in {namespace}")
             try:

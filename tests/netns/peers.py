@@ -41,6 +41,15 @@ def identities(tls):
     return [value for kind, value in certificate.get("subjectAltName", ()) if kind == "URI"]
 
 
+def _connection(config, settings):
+    """An initiated connection; h2 sends in its first SETTINGS only what it was made with."""
+    made = h2.connection.H2Connection(config)
+    made.local_settings = h2.settings.Settings(client=config.client_side, initial_values=settings)
+    made.max_inbound_frame_size = made.local_settings.max_frame_size
+    made.initiate_connection()
+    return made
+
+
 class Stream:
     def __init__(self):
         self.headers = None
@@ -77,11 +86,7 @@ class Tunnel:
         config = h2.config.H2Configuration(
             client_side=True, header_encoding="utf-8", validate_outbound_headers=False,
             validate_inbound_headers=False, normalize_outbound_headers=False)
-        self.h2 = h2.connection.H2Connection(config)
-        self.h2.local_settings.enable_push = 0
-        for code, value in (settings or {}).items():
-            self.h2.local_settings[code] = value
-        self.h2.initiate_connection()
+        self.h2 = _connection(config, {Codes.ENABLE_PUSH: 0, **(settings or {})})
         self.h2.increment_flow_control_window(1 << 24)
         self.flush()
 
@@ -234,6 +239,7 @@ def hbone_server(channel, pair, root, options, port=HBONE_PORT, shared=None):
     context.load_verify_locations(root)
     context.load_cert_chain(pair.certificate_path, pair.key_path)
     context.set_alpn_protocols(["h2"])
+    context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE  # the client's first choice shows
     names = {}
     context.sni_callback = lambda tls, name, _: names.__setitem__(tls, name)
     listener = socket.socket(socket.AF_INET6)
@@ -286,12 +292,10 @@ class _ServerTunnel:
         config = h2.config.H2Configuration(
             client_side=False, header_encoding="utf-8", validate_outbound_headers=False,
             validate_inbound_headers=False, normalize_outbound_headers=False)
-        self.h2 = h2.connection.H2Connection(config)
-        if options.window is not None:
-            self.h2.local_settings.initial_window_size = options.window
-        if options.max_streams is not None:
-            self.h2.local_settings.max_concurrent_streams = options.max_streams
-        self.h2.initiate_connection()
+        offered = {Codes.INITIAL_WINDOW_SIZE: options.window,
+                   Codes.MAX_CONCURRENT_STREAMS: options.max_streams}
+        self.h2 = _connection(config, {code: value for code, value in offered.items()
+                                       if value is not None})
         if options.connection_window:
             self.h2.increment_flow_control_window(options.connection_window)
         self.flush()
@@ -342,7 +346,7 @@ class _ServerTunnel:
 
     def request(self, event):
         self.requests += 1
-        self.tell(kind="request", headers=list(event.headers), stream=event.stream_id, **self.facts)
+        self.tell(kind="request", headers=[tuple(pair) for pair in event.headers], stream=event.stream_id, **self.facts)
         status = self.options.status
         self.h2.send_headers(event.stream_id, [(":status", str(status))], end_stream=status != 200)
         if self.options.close_after_headers:

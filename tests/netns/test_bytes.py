@@ -87,17 +87,10 @@ def test_a_server_that_sends_fin_still_receives(mesh, family):
             assert server.event() == 1_000_000
 
 
-def how_it_ends(sock):
-    try:
-        return "data" if sock.recv(1) else "fin"
-    except ConnectionResetError:
-        return "rst"
-
-
 def test_a_clients_reset_arrives_as_reset(mesh):
     def handler(sock):
         sock.sendall(traffic.read_exactly(sock, 5))
-        return how_it_ends(sock)
+        return traffic.outcome(sock)
 
     with mesh.b.serve(traffic.serve_each, SECOND, handler, uid=WEB) as server:
         sock = mesh.a.dial(mesh.b.v4, SECOND, uid=CLIENT)
@@ -119,15 +112,15 @@ def test_a_servers_reset_arrives_as_reset(mesh):
     with mesh.b.serve(traffic.serve_each, SECOND, handler, uid=WEB):
         with mesh.a.dial(mesh.b.v4, SECOND, uid=CLIENT) as sock:
             traffic.ask(sock, b"reset")
-            assert how_it_ends(sock) == "rst"
+            assert traffic.outcome(sock) == "rst"
         with mesh.a.dial(mesh.b.v4, SECOND, uid=CLIENT) as sock:
             traffic.ask(sock, b"close")
-            assert how_it_ends(sock) == "fin"
+            assert traffic.outcome(sock) == "fin"
 
 
 def test_a_failed_connect_shows_as_a_reset(mesh):
-    with mesh.a.dial(mesh.b.v4, SECOND, uid=CLIENT) as sock:  # declared, but nobody listens
-        assert how_it_ends(sock) == "rst"
+    # A declared port on which nobody listens.
+    assert traffic.first_answer(mesh.a, mesh.b.v4, SECOND, CLIENT) == "rst"
 
 
 def push_until_stalled(address, most):

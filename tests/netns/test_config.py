@@ -49,6 +49,7 @@ def running():
     with Mesh() as mesh, mesh.b.serve(traffic.echo_server, ECHO, uid=WEB):
         mesh.old = mesh.a.dial(mesh.b.v4, ECHO, uid=CLIENT)
         traffic.ask(mesh.old)
+        traffic.ask(mesh.old)
         yield mesh
         mesh.old.close()
 
@@ -131,6 +132,7 @@ def test_the_last_good_version_stays_in_force_also_over_a_restart(own_mesh, kind
     mesh = own_mesh
     with mesh.b.serve(traffic.echo_server, ECHO, uid=WEB):
         mesh.old = mesh.a.dial(mesh.b.v4, ECHO, uid=CLIENT)
+        traffic.ask(mesh.old)
         unharmed(mesh)
         mesh.a.write("mesh.yaml", BREAKS[kind](mesh.common))
         eventually(lambda: rejected(mesh.a, "mesh.yaml"), 5, what="rejection in status")
@@ -140,6 +142,7 @@ def test_the_last_good_version_stays_in_force_also_over_a_restart(own_mesh, kind
         mesh.a.start_agent()
         assert rejected(mesh.a, "mesh.yaml"), "a restart must not forget the rejection"
         mesh.old = mesh.a.dial(mesh.b.v4, ECHO, uid=CLIENT)
+        traffic.ask(mesh.old)
         unharmed(mesh)
         mesh.a.write("mesh.yaml", mesh.common)
         eventually(lambda: none_rejected(mesh.a), 5, what="a clean status")

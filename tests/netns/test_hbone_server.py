@@ -39,14 +39,6 @@ def next_event(server, kind, timeout=20):
             return event
 
 
-def outcome(sock):
-    """What the application sees next."""
-    try:
-        return sock.recv(1 << 16) or "fin"
-    except ConnectionResetError:
-        return "rst"
-
-
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6], ids=["v4", "v6"])
 def test_the_request_is_hbone_as_written_down(mesh, serve, family):
     server = serve()
@@ -120,17 +112,14 @@ def test_half_close_and_reset_of_the_application(mesh, serve):
 @pytest.mark.parametrize("status", [400, 401, 404, 500, 503])
 def test_anything_but_200_is_a_reset_for_the_application(mesh, serve, status):
     serve(status=status)
-    with mesh.a.dial(mesh.d.v4, PEER, uid=CLIENT) as sock:
-        assert outcome(sock) == "rst"
+    assert traffic.first_answer(mesh.a, mesh.d.v4, PEER, CLIENT) == "rst"
 
 
 @pytest.mark.parametrize("code", [Errors.CONNECT_ERROR, Errors.CANCEL, Errors.NO_ERROR,
                                   Errors.REFUSED_STREAM])
 def test_rst_stream_is_a_reset_for_the_application(mesh, serve, code):
     serve(reset_with=code)
-    with mesh.a.dial(mesh.d.v4, PEER, uid=CLIENT) as sock:
-        sock.sendall(b"x")
-        assert outcome(sock) == "rst"
+    assert traffic.first_answer(mesh.a, mesh.d.v4, PEER, CLIENT, b"x") == "rst"
 
 
 def test_a_tunnel_that_breaks_is_a_reset_for_the_application(mesh, serve):
@@ -138,7 +127,7 @@ def test_a_tunnel_that_breaks_is_a_reset_for_the_application(mesh, serve):
     with mesh.a.dial(mesh.d.v4, PEER, uid=CLIENT) as sock:
         traffic.ask(sock)
         server.stop()
-        assert outcome(sock) == "rst"
+        assert traffic.outcome(sock) == "rst"
 
 
 def test_after_goaway_new_connections_take_a_new_tunnel_and_old_ones_live_on(mesh, serve):
@@ -169,7 +158,10 @@ def test_a_servers_small_windows_are_kept(mesh, serve):
 
 def test_a_servers_stream_limit_is_kept(mesh, serve):
     server = serve(max_streams=5)
-    sockets = [mesh.a.dial(mesh.d.v4, PEER, uid=CLIENT) for _ in range(24)]
+    sockets = []
+    for _ in range(24):
+        sockets.append(mesh.a.dial(mesh.d.v4, PEER, uid=CLIENT))
+        traffic.ask(sockets[-1])
     for sock in sockets:
         traffic.ask(sock)
     tunnels = [next_event(server, "request")["tunnel"] for _ in sockets]
@@ -187,17 +179,15 @@ def test_bulk_through_the_foreign_server(mesh, serve):
 
 def test_a_server_with_another_workloads_certificate_is_refused(mesh, serve):
     server = serve(identity=("shop", "impostor"))
-    with mesh.a.dial(mesh.d.v4, PEER, uid=CLIENT) as sock:
-        assert outcome(sock) == "rst"
+    assert traffic.first_answer(mesh.a, mesh.d.v4, PEER, CLIENT) == "rst"
     assert not any(event["kind"] == "request" for event in server.drain_events())
-    eventually(lambda: any("impostor" in p["message"] for p in mesh.a.problems("peer-refused")),
+    eventually(lambda: any("impostor" in p["message"] for p in mesh.a.problems("tunnel-failed")),
                what="the impostor in status")
 
 
 def test_no_agent_at_the_far_end_is_a_reset_and_never_plaintext(mesh):
     with mesh.d.serve(traffic.echo_server, PEER):
-        with mesh.a.dial(mesh.d.v4, PEER, uid=CLIENT) as sock:
-            assert outcome(sock) == "rst"
+        assert traffic.first_answer(mesh.a, mesh.d.v4, PEER, CLIENT) == "rst"
         assert traffic.try_ask(mesh.a, mesh.d.v4, PEER, OTHER) is True
 
 
@@ -208,5 +198,5 @@ def test_a_tunnel_that_answers_no_ping_is_dropped(mesh, serve):
         traffic.ask(sock)
         next_event(server, "ping", 15)
         started = time.monotonic()
-        assert outcome(sock) == "rst"
+        assert traffic.outcome(sock) == "rst"
         assert 15 < time.monotonic() - started < 30

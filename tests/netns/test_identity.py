@@ -86,7 +86,7 @@ def test_a_bad_certificate_on_disk_is_refused_with_its_reason(running, kind):
 
     problem = eventually(reported, 6, what="the reason in status")[0]
     assert problem["hint"]
-    assert mesh.b.status()["health"] == "degraded"
+    eventually(lambda: mesh.b.status()["health"] == "degraded", 6, what="degraded health")
     assert shown(mesh) == before, "the good certificate in hand stays in use"
     assert traffic.try_ask(mesh.a, mesh.b.v4, ECHO, CLIENT) is True
     good = mesh.authority.workload(NS, "web")

@@ -141,6 +141,25 @@ def ask(sock, text=b"hello"):
     return True
 
 
+def outcome(sock):
+    """What an application sees next: bytes, "fin" or "rst"."""
+    try:
+        return sock.recv(1 << 16) or "fin"
+    except ConnectionResetError:
+        return "rst"
+
+
+def first_answer(host, address, port, uid=0, text=b""):
+    """The same of a new connection, which may be reset as soon as it stands."""
+    try:
+        with host.dial(address, port, uid=uid, timeout=15) as sock:
+            if text:
+                sock.sendall(text)
+            return outcome(sock)
+    except (ConnectionResetError, BrokenPipeError):
+        return "rst"
+
+
 def try_ask(host, address, port, uid=0, timeout=5, text=b"hello"):
     """Whether a new connection works; what was raised if it did not."""
     try:
