@@ -1,5 +1,5 @@
 #pragma once
-/// Seam: files. The product's is on the host's file system (io/storage.h); the simulator's tears,
+/// Seam: files. The product's is on the host's file system (io/file_storage.h); the simulator's tears,
 /// loses and flips. Calls block: never on a proxy loop.
 
 #include <cstdint>

@@ -38,34 +38,39 @@ Protocol decode_protocol(Fields& fields, std::initializer_list<std::string_view>
 }
 
 /// An address that may stand for a service: routable and not the host itself.
-void add_address(const std::string& text, Fields& fields, std::string_view key,
+void add_address(const Fields::Item& item, Fields& fields, std::string_view key,
                  std::vector<IpAddress>& addresses) {
+  const std::string& text = item.text;
   const auto ip = IpAddress::parse(text);
   if (!ip) {
     const bool range = text.find('/') != std::string::npos;
-    fields.error(key, fmt::format("'{}' {}", text.substr(0, 80),
-                                  range ? "is a range, which is not supported by this version"
-                                        : "is not an IP address"));
+    fields.error_at(item.at, key,
+                    fmt::format("'{}' {}", text.substr(0, 80),
+                                range ? "is a range, which is not supported by this version"
+                                      : "is not an IP address"));
   } else if (ip->is_loopback() || ip->is_unspecified() || ip->is_multicast()) {
-    fields.error(key, fmt::format("'{}' cannot stand for a service", text));
+    fields.error_at(item.at, key, fmt::format("'{}' cannot stand for a service", text));
   } else if (std::find(addresses.begin(), addresses.end(), *ip) == addresses.end()) {
     addresses.push_back(*ip);
   }
 }
 
-void check_ports(const std::vector<ServicePort>& ports, Fields& spec) {
+/// `items` are the values that `ports` were read from.
+void check_ports(const std::vector<ServicePort>& ports, const std::vector<Value>& items,
+                 Fields& spec) {
   for (std::size_t i = 0; i < ports.size(); ++i) {
+    const Position at = items[i].at;
     if (ports.size() > 1 && ports[i].name.empty()) {
-      spec.error("ports", fmt::format("ports[{}] needs a name, as there are several", i));
+      spec.error_at(at, "ports", fmt::format("ports[{}] needs a name, as there are several", i));
       return;
     }
     for (std::size_t k = 0; k < i; ++k) {
       if (ports[k].port != 0 && ports[k].port == ports[i].port) {
-        spec.error("ports", fmt::format("port {} is listed twice", ports[i].port));
+        spec.error_at(at, "ports", fmt::format("port {} is listed twice", ports[i].port));
         return;
       }
       if (!ports[k].name.empty() && ports[k].name == ports[i].name) {
-        spec.error("ports", fmt::format("the name '{}' is used twice", ports[i].name));
+        spec.error_at(at, "ports", fmt::format("the name '{}' is used twice", ports[i].name));
         return;
       }
     }
@@ -175,14 +180,18 @@ void decode_endpoint_ports(WorkloadEntrySpec& entry, Fields& fields, std::string
 }
 
 void decode_hosts(ServiceEntrySpec& entry, Fields& spec) {
-  entry.hosts = spec.texts("hosts", kMaxHosts);
-  if (entry.hosts.empty()) spec.error("hosts", "at least one is required");
-  for (const std::string& host : entry.hosts) {
+  const std::vector<Fields::Item> hosts = spec.texts("hosts", kMaxHosts);
+  if (hosts.empty()) spec.error("hosts", "at least one is required");
+  for (const Fields::Item& item : hosts) {
+    const std::string& host = item.text;
+    entry.hosts.push_back(host);
     if (host.find('*') != std::string::npos) {
-      spec.error("hosts", fmt::format("'{}': wildcard hosts are not supported by this version",
-                                      host.substr(0, 80)));
+      spec.error_at(item.at, "hosts",
+                    fmt::format("'{}': wildcard hosts are not supported by this version",
+                                host.substr(0, 80)));
     } else if (!is_dns_name(host)) {
-      spec.error("hosts", fmt::format("'{}' is not a DNS name in lower case", host.substr(0, 80)));
+      spec.error_at(item.at, "hosts",
+                    fmt::format("'{}' is not a DNS name in lower case", host.substr(0, 80)));
     }
   }
 }
@@ -214,7 +223,7 @@ void decode_entry_ports(ServiceEntrySpec& entry, Fields& spec, Diagnostics& out)
     entry.ports.push_back(std::move(port));
   }
   if (ports.empty()) spec.error("ports", "at least one is required");
-  check_ports(entry.ports, spec);
+  check_ports(entry.ports, ports, spec);
 }
 
 void decode_entry_endpoints(ServiceEntrySpec& entry, Fields& spec, Diagnostics& out) {
@@ -243,17 +252,18 @@ ServiceSpec decode_service(const Value& value, Diagnostics& out) {
   ServiceSpec service;
   Fields spec(value, "spec", out);
   // "None" and "" say that the Service has no address of its own.
-  const auto add = [&](const std::string& text, std::string_view key) {
-    if (!text.empty() && text != "None") add_address(text, spec, key, service.addresses);
+  const auto add = [&](const Fields::Item& item, std::string_view key) {
+    if (item.text.empty() || item.text == "None") return;
+    add_address(item, spec, key, service.addresses);
   };
-  if (const auto ip = spec.text("clusterIP")) add(*ip, "clusterIP");
-  for (const std::string& ip : spec.texts("clusterIPs", 2)) add(ip, "clusterIPs");
+  if (const auto ip = spec.text("clusterIP")) add({*ip, spec.get("clusterIP")->at}, "clusterIP");
+  for (const Fields::Item& item : spec.texts("clusterIPs", 2)) add(item, "clusterIPs");
   service.selector = spec.labels("selector");
   const std::vector<Value>& ports = spec.list("ports", kMaxServicePorts);
   for (std::size_t i = 0; i < ports.size(); ++i) {
     service.ports.push_back(decode_service_port(ports[i], fmt::format("spec.ports[{}]", i), out));
   }
-  check_ports(service.ports, spec);
+  check_ports(service.ports, ports, spec);
   decode_harmless_service_fields(spec);
   for (const std::string_view key :
        {"externalName", "externalTrafficPolicy", "loadBalancerIP", "loadBalancerClass",
@@ -278,7 +288,7 @@ ServiceEntrySpec decode_service_entry(const Value& value, Diagnostics& out) {
   ServiceEntrySpec entry;
   Fields spec(value, "spec", out);
   decode_hosts(entry, spec);
-  for (const std::string& address : spec.texts("addresses", kMaxServiceAddresses)) {
+  for (const Fields::Item& address : spec.texts("addresses", kMaxServiceAddresses)) {
     add_address(address, spec, "addresses", entry.addresses);
   }
   decode_entry_ports(entry, spec, out);
@@ -286,10 +296,11 @@ ServiceEntrySpec decode_service_entry(const Value& value, Diagnostics& out) {
   entry.mesh_internal = location == "MESH_INTERNAL";
   decode_resolution(spec);
   decode_entry_endpoints(entry, spec, out);
-  for (const std::string& to : spec.texts("exportTo", kMaxHosts)) {
-    if (to != "*") {
-      spec.error("exportTo", fmt::format("'{}' is not supported by this version; only '*' is",
-                                         to.substr(0, 80)));
+  for (const Fields::Item& to : spec.texts("exportTo", kMaxHosts)) {
+    if (to.text != "*") {
+      spec.error_at(
+          to.at, "exportTo",
+          fmt::format("'{}' is not supported by this version; only '*' is", to.text.substr(0, 80)));
     }
   }
   spec.refuse("subjectAltNames");

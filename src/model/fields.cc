@@ -159,12 +159,12 @@ const std::vector<Value>& Fields::list(std::string_view key, std::size_t max) {
   return kNone;
 }
 
-std::vector<std::string> Fields::texts(std::string_view key, std::size_t max) {
-  std::vector<std::string> out;
+std::vector<Fields::Item> Fields::texts(std::string_view key, std::size_t max) {
+  std::vector<Item> out;
   const std::vector<Value>& items = list(key, max);
   for (std::size_t i = 0; i < items.size(); ++i) {
     if (items[i].kind == Value::Kind::kString) {
-      out.push_back(items[i].text);
+      out.push_back({items[i].text, items[i].at});
       continue;
     }
     out_.add(items[i].at, fmt::format("{}[{}]: expected a string, found {}{}", path_of(key), i,
@@ -209,7 +209,11 @@ void Fields::refuse(std::string_view key, std::string_view why) {
 
 void Fields::error(std::string_view key, std::string reason) {
   const Value* value = map_.find(key);
-  out_.add(value != nullptr ? value->at : map_.at, fmt::format("{}: {}", path_of(key), reason));
+  error_at(value != nullptr ? value->at : map_.at, key, std::move(reason));
+}
+
+void Fields::error_at(Position at, std::string_view key, std::string reason) {
+  out_.add(at, fmt::format("{}: {}", path_of(key), reason));
 }
 
 std::string_view Fields::nearest(std::string_view key) const {

@@ -44,7 +44,11 @@ class Fields {
   std::optional<IpAddress> address(std::string_view key);
   /// The items; an absent list is empty. More than `max` is reported.
   const std::vector<Value>& list(std::string_view key, std::size_t max);
-  std::vector<std::string> texts(std::string_view key, std::size_t max);
+  struct Item {
+    std::string text;
+    Position at;
+  };
+  std::vector<Item> texts(std::string_view key, std::size_t max);
   Labels labels(std::string_view key);
   const Value* map(std::string_view key);
 
@@ -54,6 +58,8 @@ class Fields {
   void refuse(std::string_view key, std::string_view why = "is not supported by this version");
   /// Reports the mistake at the field's value, or at the mapping when it is absent.
   void error(std::string_view key, std::string reason);
+  /// The same at a place inside the field's value.
+  void error_at(Position at, std::string_view key, std::string reason);
   /// Reports every key that was never asked for.
   void finish();
   /// Reports, of the keys never asked for, only those that look like a misspelt `key`.
