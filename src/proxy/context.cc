@@ -3,8 +3,8 @@
 namespace meshnode::proxy {
 namespace {
 
-// As much as one socket read brings, decrypted.
-constexpr std::size_t kPlaintext = std::size_t{256} * 1024;
+// As much as one socket read brings, decrypted, and room for the last whole record.
+constexpr std::size_t kPlaintext = std::size_t{288} * 1024;
 
 }  // namespace
 

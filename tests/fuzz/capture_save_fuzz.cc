@@ -2,6 +2,7 @@
 // what is ours and leaves nothing to change.
 
 #include <cstdlib>
+#include <meshnode/bytes.h>
 
 #include "capture/restore.h"
 

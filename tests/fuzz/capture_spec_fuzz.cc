@@ -3,6 +3,7 @@
 // name.
 
 #include <cstdlib>
+#include <meshnode/bytes.h>
 
 #include "capture/rules.h"
 #include "capture/save.h"
