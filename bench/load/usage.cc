@@ -32,8 +32,10 @@ double cpu_of(int pid) {
   for (int field = 3; field < 14; ++field) fields >> skipped;
   double user = 0;
   double system = 0;
-  fields >> user >> system;
-  return ticks_to_seconds(user + system);
+  double ended_user = 0;
+  double ended_system = 0;
+  fields >> user >> system >> ended_user >> ended_system;
+  return ticks_to_seconds(user + system + ended_user + ended_system);
 }
 
 double own_cpu() {

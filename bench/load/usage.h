@@ -7,11 +7,13 @@
 namespace meshnode::bench {
 
 struct Usage {
-  std::vector<double> watched;  ///< seconds, user and system, all threads that ever ran
-  double own = 0;               ///< seconds, of this process
-  double busy = 0;              ///< seconds, all CPUs: user, nice, system, irq, softirq
-  double steal = 0;             ///< seconds, all CPUs
-  double total = 0;             ///< seconds, all CPUs, idle included
+  /// Seconds, user and system, of all threads that ever ran and of children that have ended: a
+  /// proxy that lets short-lived helpers work for it pays for them too.
+  std::vector<double> watched;
+  double own = 0;    ///< seconds, of this process
+  double busy = 0;   ///< seconds, all CPUs: user, nice, system, irq, softirq
+  double steal = 0;  ///< seconds, all CPUs
+  double total = 0;  ///< seconds, all CPUs, idle included
 };
 
 /// Ends the program with a message when a watched process is gone: a figure without it would lie.

@@ -1,5 +1,6 @@
 """Watches an arm's proxies with perf or strace while one case runs."""
 
+import signal
 import subprocess
 import threading
 import time
@@ -17,14 +18,16 @@ class Watch:
     def __init__(self, mode, host, process, work):
         self.mode = mode
         self.host = host
-        pids = family(process.pid)
-        # strace slows what it watches: only the process that moves the bytes.
-        self.pids = pids if mode != "syscalls" else [max(pids, key=lambda p: cpu_seconds([p]))]
+        self.process = process
+        self.pids = []
         self.file = Path(work) / f"{host.name}.{mode}"
         self.tool = None
 
     def begin(self):
+        self.pids = family(self.process.pid)
         if self.mode == "syscalls":
+            # strace slows what it watches: only the process that moves the bytes.
+            self.pids = [max(self.pids, key=lambda pid: cpu_seconds([pid]))]
             argv = ["strace", "-f", "-c", "-S", "calls", "-o", str(self.file)]
             argv += [word for pid in self.pids for word in ("-p", str(pid))]
         else:
@@ -36,7 +39,7 @@ class Watch:
                                      text=True)
 
     def end(self):
-        self.tool.terminate()
+        self.tool.send_signal(signal.SIGINT)
         errors = self.tool.communicate(timeout=60)[1]
         if not self.file.exists() or self.file.stat().st_size == 0:
             raise Failed(f"{self.host.name}: nothing recorded: {errors.strip()}")
