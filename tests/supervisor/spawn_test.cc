@@ -11,6 +11,7 @@
 #include <catch2/catch.hpp>
 #include <csignal>
 #include <cstdlib>
+#include <filesystem>
 #include <sstream>
 
 #include "supervisor/channel.h"
@@ -58,11 +59,18 @@ std::uint64_t capability_set(const std::string& status, const std::string& name)
   return std::stoull(status.substr(at + name.size() + 1), nullptr, 16);
 }
 
-std::string temporary_directory() {
-  std::string name = "/tmp/meshnode-supervisor-XXXXXX";
-  REQUIRE(::mkdtemp(name.data()) != nullptr);
-  return name;
-}
+struct Directory {
+  Directory() {
+    std::string name = "/tmp/meshnode-supervisor-XXXXXX";
+    REQUIRE(::mkdtemp(name.data()) != nullptr);
+    path = name;
+  }
+  ~Directory() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path, ignored);
+  }
+  std::string path;
+};
 
 }  // namespace
 
@@ -158,7 +166,8 @@ TEST_CASE("a worker dies with the supervisor") {
 }
 
 TEST_CASE("readiness goes to a path and to an abstract socket") {
-  const std::string directory = temporary_directory();
+  const Directory tree;
+  const std::string& directory = tree.path;
   for (const std::string& name :
        {directory + "/notify", "@meshnode-test-" + directory.substr(25)}) {
     INFO(name);
@@ -182,7 +191,8 @@ TEST_CASE("readiness goes to a path and to an abstract socket") {
 }
 
 TEST_CASE("a run directory has one agent at a time") {
-  const std::string base = temporary_directory();
+  const Directory tree;
+  const std::string& base = tree.path;
   const std::string run = base + "/deep/run";
   {
     auto first = RunDirectory::claim(run, base + "/state");
@@ -198,7 +208,8 @@ TEST_CASE("a run directory has one agent at a time") {
 }
 
 TEST_CASE("directories get their modes whatever the umask") {
-  const std::string base = temporary_directory();
+  const Directory tree;
+  const std::string& base = tree.path;
   const mode_t before = ::umask(0077);
   auto claimed = RunDirectory::claim(base + "/run", base + "/state");
   ::umask(before);
@@ -211,7 +222,8 @@ TEST_CASE("directories get their modes whatever the umask") {
 }
 
 TEST_CASE("the admin socket is root's alone and replaces a stale one") {
-  const std::string path = temporary_directory() + "/admin.sock";
+  const Directory tree;
+  const std::string path = tree.path + "/admin.sock";
   for (int round = 0; round < 2; ++round) {
     auto admin = open_admin_socket(path);
     REQUIRE(admin);

@@ -13,6 +13,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <sstream>
@@ -171,6 +172,7 @@ class Agent {
   explicit Agent(const char* worker, Duration drain = kDrainDeadline) {
     std::string name = "/tmp/meshnode-supervisor-XXXXXX";
     REQUIRE(::mkdtemp(name.data()) != nullptr);
+    directory_ = name;
     options_.run_dir = name + "/run";
     options_.state_dir = name + "/state";
     options_.worker_arguments = {"supervisor_test", worker};
@@ -183,7 +185,11 @@ class Agent {
     REQUIRE(::bind(manager_.get(), reinterpret_cast<const sockaddr*>(&at), sizeof(at)) == 0);
     start();
   }
-  ~Agent() { kill(); }
+  ~Agent() {
+    kill();
+    std::error_code ignored;
+    std::filesystem::remove_all(directory_, ignored);
+  }
   Agent(const Agent&) = delete;
   Agent& operator=(const Agent&) = delete;
 
@@ -231,6 +237,7 @@ class Agent {
   const Options& options() const { return options_; }
 
  private:
+  std::string directory_;
   Options options_;
   Descriptor manager_;
   pid_t pid_ = -1;
