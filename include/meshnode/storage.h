@@ -1,6 +1,6 @@
 #pragma once
-/// Seam: files. The product's is on the host's file system (io/file_storage.h); the simulator's tears,
-/// loses and flips. Calls block: never on a proxy loop.
+/// Seam: files. The product's is on the host's file system (io/file_storage.h); the simulator's
+/// tears, loses and flips. Calls block: never on a proxy loop.
 
 #include <cstdint>
 #include <meshnode/result.h>
