@@ -13,6 +13,10 @@ void Reports::peer_refused(const IpAddress& peer, telemetry::Flag flag, const st
   event({"peer-refused", peer.text(), reason, hint, false, false});
 }
 
+void Reports::limit_reached(const IpAddress& peer, const std::string& limit) {
+  event({"limit-reached", peer.text(), limit, "find out why that host does this", false, false});
+}
+
 void Reports::tunnel_failed(const SocketAddress& to, const std::string& reason) {
   event({"tunnel-failed", to.text(), reason,
          "look at `meshnode status` of that host, and at its firewall for port 15008", false,

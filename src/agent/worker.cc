@@ -42,7 +42,11 @@ class StderrSink final : public telemetry::AccessSink {
  public:
   StderrSink()
       : writer_(STDERR_FILENO, [](std::uint64_t lost) {
-          return std::to_string(lost) + " log lines were dropped: stderr is slow";
+          std::string line;
+          const log::Field fields[] = {{"lines", lost}};
+          log::append_line(line, log::Format::kText, std::chrono::system_clock::now(),
+                           log::Level::kWarn, "log", "lines were dropped: stderr is slow", fields);
+          return line;
         }) {
     log::set_sink([this](std::string_view text) { writer_.line(text); });
   }

@@ -74,6 +74,15 @@ void UvStream::on_read(ssize_t size) {
   if (size > 0) {
     events_->on_data(loop_.read_scratch().first(static_cast<std::size_t>(size)));
   } else if (size == UV_EOF) {
+    // After a short read with a hang-up libuv reports the end without asking the kernel again: a
+    // reset right behind data would pass for a FIN. Nobody has fetched the error yet.
+    int pending = 0;
+    socklen_t length = sizeof pending;
+    if (getsockopt(descriptor_of(*handle_), SOL_SOCKET, SO_ERROR, &pending, &length) == 0 &&
+        pending != 0) {
+      fail_with(uv_translate_sys_error(pending));
+      return;
+    }
     stop_reading();
     events_->on_end();
   } else {

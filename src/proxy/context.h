@@ -26,6 +26,8 @@ class ProxyReports {
   /// A stranger's or peer's attempt that was turned away: contract code peer-refused.
   virtual void peer_refused(const IpAddress& peer, telemetry::Flag flag,
                             const std::string& reason) = 0;
+  /// A peer ran into a limit of the contract and was stopped: limit-reached.
+  virtual void limit_reached(const IpAddress& peer, const std::string& limit) = 0;
   /// A tunnel of ours could not be opened.
   virtual void tunnel_failed(const SocketAddress& to, const std::string& reason) = 0;
 };

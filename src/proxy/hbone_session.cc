@@ -83,6 +83,9 @@ struct HboneSession::Callbacks {
           }
         }
         break;
+      case NGHTTP2_RST_STREAM:
+        session.events_->on_reset_counted();
+        break;
       case NGHTTP2_PING:
         if ((frame->hd.flags & NGHTTP2_FLAG_ACK) != 0) {
           session.events_->on_ping_answered();
@@ -93,6 +96,7 @@ struct HboneSession::Callbacks {
         session.events_->on_streams_changed();
         break;
       case NGHTTP2_SETTINGS:
+        session.settled_ = true;
         session.events_->on_streams_changed();
         break;
       default:
@@ -114,6 +118,13 @@ struct HboneSession::Callbacks {
       stream->receive({const_cast<std::uint8_t*>(data), size});
     } else {
       nghttp2_session_consume(raw, id, size);
+    }
+    return 0;
+  }
+
+  static int frame_sent(nghttp2_session*, const nghttp2_frame* frame, void* user) {
+    if (frame->hd.type == NGHTTP2_RST_STREAM) {
+      self(user).events_->on_reset_counted();
     }
     return 0;
   }
@@ -203,12 +214,15 @@ HboneSession::HboneSession(Role role, HboneEvents* events) : role_(role), events
   nghttp2_session_callbacks_set_send_data_callback(callbacks, &Callbacks::send_data);
   nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(callbacks,
                                                                &Callbacks::invalid_frame);
+  nghttp2_session_callbacks_set_on_frame_send_callback(callbacks, &Callbacks::frame_sent);
   nghttp2_session_callbacks_set_error_callback2(callbacks, &Callbacks::on_error_text);
   nghttp2_option* option = nullptr;
   nghttp2_option_new(&option);
   nghttp2_option_set_no_auto_window_update(option, 1);
   nghttp2_option_set_max_outbound_ack(option, 1000);
   nghttp2_option_set_max_settings(option, 32);
+  // Its limiter counts only what servers receive, and answers INTERNAL_ERROR: the tunnel counts.
+  nghttp2_option_set_stream_reset_rate_limit(option, UINT64_MAX, UINT64_MAX);
   if (role == Role::kServer) {
     nghttp2_session_server_new2(&session_, callbacks, this, option);
   } else {
@@ -424,6 +438,10 @@ void HboneSession::submit_response(HboneStream& stream, int status) {
 }
 
 bool HboneSession::can_connect() const {
+  // One request may go out with the handshake; a burst waits to hear how many the peer takes.
+  if (!settled_ && !streams_.empty()) {
+    return false;
+  }
   const std::uint32_t theirs =
       nghttp2_session_get_remote_settings(session_, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS);
   return !draining_ && streams_.size() < std::min(kMaxStreamsOut, theirs) &&
@@ -450,6 +468,12 @@ void HboneSession::refuse_new() {
   nghttp2_submit_goaway(session_, NGHTTP2_FLAG_NONE,
                         nghttp2_session_get_last_proc_stream_id(session_), NGHTTP2_NO_ERROR,
                         nullptr, 0);
+  events_->on_output_waiting();
+}
+
+void HboneSession::calm() {
+  draining_ = true;
+  nghttp2_session_terminate_session(session_, NGHTTP2_ENHANCE_YOUR_CALM);
   events_->on_output_waiting();
 }
 

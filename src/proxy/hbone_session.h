@@ -126,6 +126,8 @@ class HboneEvents {
   /// Server only: something that is no CONNECT; it has been answered.
   virtual void on_malformed(const std::string& reason) = 0;
   virtual void on_ping_answered() = 0;
+  /// A RST_STREAM was sent or received.
+  virtual void on_reset_counted() = 0;
   /// The number of open streams, or the peer's willingness to take more, has changed.
   virtual void on_streams_changed() = 0;
 };
@@ -154,6 +156,8 @@ class HboneSession {
   /// Announces the end: no new streams; those open live on (RFC 9113 §6.8, both steps).
   void announce_end();
   void refuse_new();
+  /// GOAWAY ENHANCE_YOUR_CALM: the peer overdoes it; over() once that has left.
+  void calm();
   bool draining() const { return draining_; }
   /// The tunnel is gone: every stream hears `error`.
   void abandon(const Error& error);
@@ -185,6 +189,7 @@ class HboneSession {
   bool pumping_ = false;
   bool pump_again_ = false;
   bool draining_ = false;
+  bool settled_ = false;  // the peer's SETTINGS have come
 };
 
 }  // namespace meshnode::proxy

@@ -59,11 +59,13 @@ class Outbound::Connection final : public Retirable,
       labels_.service_name = target.service->name;
       labels_.service_ns = target.service->ns;
     }
+    if (endpoint.via != snapshot::Endpoint::Via::kPlain) {
+      labels_.destination.principal = endpoint.identity.uri();
+    }
     if (endpoint.via != snapshot::Endpoint::Via::kTunnel) {
       dial(endpoint.address);
       return;
     }
-    labels_.destination.principal = endpoint.identity.uri();
     labels_.security = telemetry::Security::kMutualTls;
     addresses_.hbone = endpoint.tunnel;
     PoolKey key{caller_->credential, endpoint.identity, endpoint.tunnel, source()};

@@ -206,6 +206,19 @@ void Tunnel::on_malformed(const std::string& reason) { owner_->on_malformed(*thi
 
 void Tunnel::on_ping_answered() { pinging_ = false; }
 
+void Tunnel::on_reset_counted() {
+  const Instant now = context_.clock.now();
+  const double seconds = std::chrono::duration<double>(now - resets_since_).count();
+  resets_since_ = now;
+  resets_left_ = std::min<double>(kResetBurst, resets_left_ + seconds * kResetsPerSecond) - 1;
+  if (resets_left_ < 0 && !calmed_) {
+    calmed_ = true;
+    context_.reports.limit_reached(
+        peer_.ip, "streams reset on one tunnel: more than 1,000 at once or 33 a second");
+    hbone_.calm();
+  }
+}
+
 void Tunnel::on_streams_changed() {
   if (ended_) {
     return;

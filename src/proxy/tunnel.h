@@ -18,6 +18,9 @@ inline constexpr Duration kHandshakeTimeout = std::chrono::seconds(5);
 inline constexpr Duration kPingAfter = std::chrono::seconds(10);
 inline constexpr Duration kPongWithin = std::chrono::seconds(20);
 inline constexpr Duration kIdleTunnel = std::chrono::minutes(5);
+/// Resets, sent or received: a burst and a rate a tunnel may have (rapid reset and its kin).
+inline constexpr std::uint32_t kResetBurst = 1000;
+inline constexpr std::uint32_t kResetsPerSecond = 33;
 /// Between the two GOAWAYs of a graceful end: a round trip for requests already on their way.
 inline constexpr Duration kGoawayPause = std::chrono::seconds(1);
 
@@ -80,6 +83,7 @@ class Tunnel final : public Retirable,
   void on_connect(std::unique_ptr<HboneStream> stream, ConnectRequest request) override;
   void on_malformed(const std::string& reason) override;
   void on_ping_answered() override;
+  void on_reset_counted() override;
   void on_streams_changed() override;
 
   void drive_handshake();
@@ -105,9 +109,12 @@ class Tunnel final : public Retirable,
   Instant last_heard_{};
   Instant idle_since_{};
   Instant ping_sent_{};
+  Instant resets_since_{};  // resets_left_ as of then
+  double resets_left_ = kResetBurst;
   bool ready_ = false;
   bool pinging_ = false;
   bool pump_deferred_ = false;
+  bool calmed_ = false;
   bool announced_ = false;  // first GOAWAY sent
   bool refusing_ = false;   // second GOAWAY sent
   bool lingering_ = false;  // handshake refused: reading on so that the peer sees the alert

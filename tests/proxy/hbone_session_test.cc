@@ -63,6 +63,8 @@ struct End final : HboneEvents {
   }
   void on_malformed(const std::string& reason) override { malformed.push_back(reason); }
   void on_ping_answered() override { pong = true; }
+  int resets = 0;
+  void on_reset_counted() override { ++resets; }
   void on_streams_changed() override {}
 
   void take(const std::string& bytes) {
@@ -342,6 +344,34 @@ TEST_CASE("at most a hundred streams go out on one session") {
     REQUIRE(streams.size() <= kMaxStreamsOut);
   }
   CHECK(streams.size() == kMaxStreamsOut);
+}
+
+TEST_CASE("resets are counted where they are sent and where they arrive") {
+  Pair pair;
+  Joined joined(pair);
+  joined.near->reset();
+  pair.settle();
+  CHECK(pair.client.resets == 1);
+  CHECK(pair.server.resets == 1);
+}
+
+TEST_CASE("a session that is calmed ends with GOAWAY") {
+  Pair pair;
+  Joined joined(pair);
+  pair.server.session.calm();
+  pair.settle();
+  CHECK(pair.server.session.over());
+  CHECK_FALSE(pair.client.session.can_connect());
+}
+
+TEST_CASE("before the peer's settings only one request goes out") {
+  Pair pair;
+  Answer answer;
+  CHECK(pair.client.session.can_connect());
+  auto stream = pair.client.session.connect(request_to("10.0.0.2:80"), &answer);
+  CHECK_FALSE(pair.client.session.can_connect());
+  pair.settle();
+  CHECK(pair.client.session.can_connect());
 }
 
 TEST_CASE("a ping is answered") {
