@@ -127,6 +127,18 @@ TEST_CASE("a workload's own undeclared port on this host is none of our business
   }
 }
 
+TEST_CASE(
+    "an undeclared port of this host that a container publishes still leads to the container") {
+  if (!can_make_namespaces()) return;
+  World world;
+  world.kernel.must({"iptables", "-t", "nat", "-A", "OUTPUT", "-d", "10.9.0.1", "-p", "tcp",
+                     "--dport", "8081", "-j", "DNAT", "--to-destination", "10.9.0.2:8080"});
+  world.lab.enter_peer();
+  const Fd container = listen_on(at("10.9.0.2:8080"));
+  world.lab.enter_host();
+  lands(container, at("10.9.0.1:8081"), {kShop});
+}
+
 TEST_CASE("callers on this host reach a declared port through us, each as who they are") {
   if (!can_make_namespaces()) return;
   const Addresses net = each_family();
@@ -358,6 +370,24 @@ TEST_CASE("connections that live are not touched by rules that come and go") {
 
   REQUIRE(world.applier.remove());
   CHECK(echo(direct, direct_end->socket));
+}
+
+TEST_CASE("the anchor alone keeps live connections translated when every other rule is flushed") {
+  if (!can_make_namespaces()) return;
+  const std::string backend = GENERATE("-nft", "-legacy");
+  const Addresses net = each_family();
+  Spec spec = shop();
+  spec.preserve_source = false;
+  World world(spec, backend);
+  int error = 0;
+  const Fd steered = dial(net.peer_at(8080), {kShop}, error);
+  REQUIRE(error == 0);
+  auto steered_end = accept_one(world.outbound(net.family));
+  REQUIRE(steered_end);
+  const std::string iptables = net.family == Family::kV4 ? "iptables" : "ip6tables";
+  world.kernel.must({iptables, "-t", "nat", "-F"});
+  world.kernel.must({iptables, "-F"});
+  CHECK(echo(steered, steered_end->socket));
 }
 
 TEST_CASE("an IPv6 link-local destination is left alone") {
