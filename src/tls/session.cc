@@ -131,6 +131,7 @@ Result<std::unique_ptr<OpenSession>> OpenSession::make(bool server, std::functio
 
 Status OpenSession::start_client(std::shared_ptr<const Credential> credential,
                                  const SpiffeId& expected) {
+  if (!credential) return fail(ErrorCode::kUnavailable, "no certificate to present");
   SSL_set_connect_state(ssl_.get());
   if (!SSL_set_tlsext_host_name(ssl_.get(), expected.server_name().c_str()) ||
       !present(std::move(credential))) {
@@ -211,6 +212,7 @@ std::optional<Refusal> OpenSession::choose() {
   }
   Result<std::shared_ptr<const Credential>> credential = handshake_->select(name);
   if (!credential) return Refusal{SSL_AD_UNRECOGNIZED_NAME, credential.error().message};
+  if (!*credential) return Refusal{SSL_AD_UNRECOGNIZED_NAME, "no certificate to present"};
   if (!present(std::move(*credential))) {
     return Refusal{SSL_AD_INTERNAL_ERROR, take_library_error()};
   }

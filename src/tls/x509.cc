@@ -84,7 +84,6 @@ std::uint8_t path_alert(int error) {
     case X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT:
     case X509_V_ERR_INVALID_CA:
     case X509_V_ERR_CERT_CHAIN_TOO_LONG:
-      return SSL_AD_UNKNOWN_CA;
     case X509_V_ERR_CERT_SIGNATURE_FAILURE:
       return SSL_AD_UNKNOWN_CA;
     default:
@@ -332,14 +331,13 @@ Result<std::vector<CertificatePtr>> read_certificates(std::string_view pem, std:
                                                    certificates.size() + 1, what));
     }
     if (certificates.size() == max) {
-      return fail(ErrorCode::kLimit,
-                  fmt::format("the {} has more than {} certificates", what, max));
+      return fail(ErrorCode::kLimit, fmt::format("more than {} certificates in the {}", max, what));
     }
     certificates.push_back(std::move(certificate));
   }
   if (certificates.empty()) {
     return fail(ErrorCode::kInvalid,
-                fmt::format("the {} has no PEM block \"BEGIN CERTIFICATE\"", what));
+                fmt::format("no PEM block \"BEGIN CERTIFICATE\" in the {}", what));
   }
   return certificates;
 }

@@ -246,6 +246,21 @@ TEST_CASE("a handshake message of 64 KiB is waited for, a longer one is refused 
   }
 }
 
+TEST_CASE("without a credential there is a refusal, not a crash") {
+  End client;
+  auto session = Session::client(
+      nullptr, kReviews, [] { return kNow; }, &client);
+  REQUIRE_FALSE(session);
+  CHECK(session.error().code == ErrorCode::kUnavailable);
+
+  Pair pair(credential_for(kProduct), always(nullptr));
+  pair.shake();
+  REQUIRE_FALSE(pair.server.last);
+  CHECK(pair.server.last.error().message == "no certificate to present");
+  REQUIRE_FALSE(pair.client.last);
+  CHECK_THAT(pair.client.last.error().message, Catch::Contains("unrecognized_name"));
+}
+
 TEST_CASE("using a session out of turn is an error, not a crash") {
   Pair pair;
   std::vector<std::uint8_t> buffer(100);
