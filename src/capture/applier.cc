@@ -61,7 +61,7 @@ Result<Saved> save(Kernel& kernel, Family family, std::string_view backend) {
   auto ran = kernel.run({name, "-c"}, "");
   if (!ran) return fail(with_package(ran.error()));
   if (ran->exit_code != 0) {
-    return fail(ErrorCode::kUnavailable,
+    return fail(ErrorCode::kPermission,
                 fmt::format("{} failed: {}; capture needs root or CAP_NET_ADMIN, and a kernel with "
                             "netfilter",
                             name, first_lines(ran->error)));
@@ -113,12 +113,20 @@ std::vector<std::string> describe(const HostFacts& before, const HostFacts& now)
   return lines;
 }
 
+/// What is not installed, or not in this kernel, holds no rules; but being refused by the one
+/// backend that is in use must not pass for "nothing there".
+bool may_be_missing(const Kernel& kernel, Family family, std::string_view backend,
+                    const Error& error) {
+  if (error.code == ErrorCode::kUnavailable) return true;
+  return error.code == ErrorCode::kPermission &&
+         (!backend.empty() || (family == Family::kV6 && !has_ipv6(kernel)));
+}
+
 Result<std::vector<std::string>> remove_backend(Kernel& kernel, Family family,
                                                 std::string_view backend) {
   std::vector<std::string> removed;
   auto saved = save(kernel, family, backend);
-  // A backend that is not installed, or not in this kernel, holds no rules.
-  if (!saved && saved.error().code == ErrorCode::kUnavailable) return removed;
+  if (!saved && may_be_missing(kernel, family, backend, saved.error())) return removed;
   if (!saved) return fail(saved.error());
   const std::string text = restore_text(*saved, {});
   if (text.empty()) return removed;

@@ -283,3 +283,18 @@ TEST_CASE("a spec beyond its bounds never reaches the kernel") {
   CHECK_FALSE(applier.apply(bad));
   CHECK(kernel.ran.empty());
 }
+
+TEST_CASE("remove does not take being refused for finding nothing") {
+  FakeKernel kernel;
+  kernel.denied = {"iptables-save"};
+  auto removed = remove(kernel);
+  REQUIRE_FALSE(removed);
+  CHECK(removed.error().message.find("CAP_NET_ADMIN") != std::string::npos);
+  kernel.denied = {"iptables-legacy-save", "ip6tables-nft-save", "ip6tables-save"};
+  CHECK_FALSE(remove(kernel));
+  kernel.ipv6 = false;
+  CHECK(remove(kernel));
+  kernel.denied = {};
+  kernel.absent = {"iptables-save", "ip6tables-save"};
+  CHECK(remove(kernel));
+}

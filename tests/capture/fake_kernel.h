@@ -27,6 +27,7 @@ class FakeKernel : public Kernel {
 
   bool ipv6 = true;
   std::map<std::string, std::uint64_t> cgroups;
+  std::set<std::string> denied;  ///< programs that end with an error
   std::set<std::string> absent;  ///< programs that are not installed
   /// Asked before each table of each restore is committed; true refuses it.
   std::function<bool(const std::string& program, const std::string& table)> refuse;
@@ -50,6 +51,7 @@ class FakeKernel : public Kernel {
     if (absent.contains(argv[0])) {
       return fail(ErrorCode::kUnavailable, argv[0] + ": not found");
     }
+    if (denied.contains(argv[0])) return CommandResult{4, "", "you must be root"};
     if (argv[0] == "ip") return run_ip(argv, input);
     if (argv[0].find("-nft") != std::string::npos || argv[0].find("-legacy") != std::string::npos) {
       return CommandResult{};
