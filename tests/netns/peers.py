@@ -346,7 +346,8 @@ class _ServerTunnel:
 
     def request(self, event):
         self.requests += 1
-        self.tell(kind="request", headers=[tuple(pair) for pair in event.headers], stream=event.stream_id, **self.facts)
+        headers = [tuple(pair) for pair in event.headers]
+        self.tell(kind="request", headers=headers, stream=event.stream_id, **self.facts)
         status = self.options.status
         self.h2.send_headers(event.stream_id, [(":status", str(status))], end_stream=status != 200)
         if self.options.close_after_headers:

@@ -61,8 +61,8 @@ class Bystanders:
         self.check("before")
 
     def check(self, when, unserved=False):
-        """With `unserved` no agent serves the standing rules: new calls of the enrolled are refused,
-        whatever their destination, and nobody else's are."""
+        """With `unserved` no agent serves the standing rules: new calls of the enrolled are
+        refused, whatever their destination, and nobody else's are."""
         for sock, call in zip(self.held, self.calls):
             try:
                 traffic.ask(sock, b"held")

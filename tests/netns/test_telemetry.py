@@ -20,7 +20,8 @@ LABELS = {"reporter", "request_protocol", "response_flags", "connection_security
 WHO = {"request_protocol": "tcp", "connection_security_policy": "mutual_tls",
        "source_workload": "client", "source_workload_namespace": "shop",
        "source_principal": pki.spiffe("shop", "client"), "source_app": "client",
-       "source_version": "v1", "destination_workload_namespace": "shop", "destination_principal": pki.spiffe("shop", "web"),
+       "source_version": "v1", "destination_workload_namespace": "shop",
+       "destination_principal": pki.spiffe("shop", "web"),
        "destination_app": "web", "destination_version": "v1"}
 
 
