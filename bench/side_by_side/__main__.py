@@ -12,7 +12,7 @@ from pathlib import Path
 from . import certificates, report
 from .arms import ARMS, CLIENT_USER, SERVER_USER
 from .cases import CASES
-from .lab import Failed
+from .lab import Failed, congestion_control
 from .profile import profile
 
 MAX_STEAL = 0.05
@@ -31,6 +31,7 @@ def parse():
     parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--pin", choices=("hosts", "none"), default="hosts")
     parser.add_argument("--haproxy-bufsize", type=int, default=0)
+    parser.add_argument("--congestion", default="plain")
     parser.add_argument("--profile", choices=("samples", "graph", "syscalls"))
     parser.add_argument("--out")
     options = parser.parse_args()
@@ -133,10 +134,13 @@ def describe(options, discarded, began):
            if cpus_of(options, 0)[0] is not None else "none")
     lines = [f"{key}: {value}" for key, value in about.items()]
     lines += [f"pinning: {pin}", f"measured seconds a case: {options.seconds:g} (rate: twice)",
+              f"TCP congestion control: {congestion_control(options.congestion)} (the machine's own: "
+              f"{congestion_control('machine')})",
               f"haproxy tune.bufsize: {options.haproxy_bufsize or '16384 (default)'}",
               f"sets discarded for steal over {MAX_STEAL:.0%}: {discarded}",
               f"load average when it began: {began}"]
-    settings = {"machine": about, "pin": options.pin, "seconds": options.seconds,
+    settings = {"machine": about, "pin": options.pin,
+                "congestion": congestion_control(options.congestion), "seconds": options.seconds,
                 "warmup": options.warmup, "rounds": options.rounds, "discarded": discarded}
     return lines, settings
 

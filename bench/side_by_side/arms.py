@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from . import certificates, wire
-from .lab import Failed, Host, command, connect, family
+from .lab import Failed, Host, command, congestion_control, connect, family
 
 APP_PORT = 9000
 TLS_PORT = 15443
@@ -34,7 +34,8 @@ class Arm:
         self.proxies = []
         for number, side in enumerate(("client", "server"), start=1):
             self.hosts.append(
-                Host(f"{self.name}-{side}", f"10.77.{index}.{number}", cpus[number - 1], logs))
+                Host(f"{self.name}-{side}", f"10.77.{index}.{number}", cpus[number - 1], logs,
+                     congestion_control(options.congestion)))
         self.client, self.server = self.hosts
         self.certificates = self.work / "certificates"
         self.config = self.work / self.name

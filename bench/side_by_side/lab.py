@@ -24,7 +24,7 @@ def command(*argv):
 class Host:
     """A network namespace, the CPU its processes are bound to (None: any), and its processes."""
 
-    def __init__(self, name, address, cpu, logs):
+    def __init__(self, name, address, cpu, logs, congestion):
         self.name = name
         self.address = address
         self.cpu = cpu
@@ -34,7 +34,7 @@ class Host:
         self.run("ip", "link", "set", "lo", "up")
         # Short connections by the thousand must not run out of ports before the case ends.
         self.run("sysctl", "-qw", "net.ipv4.ip_local_port_range=20000 65000",
-                 "net.ipv4.tcp_tw_reuse=1", "net.ipv6.conf.default.accept_dad=0")
+                 "net.ipv4.tcp_tw_reuse=1", f"net.ipv4.tcp_congestion_control={congestion}", "net.ipv6.conf.default.accept_dad=0")
 
     def prefix(self, user=None, bound=True):
         argv = ["nsenter", f"--net={NETNS / self.name}"]
@@ -126,6 +126,15 @@ def cpu_seconds(pids):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         ticks += sum(map(int, fields[11:15]))
     return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def congestion_control(wanted):
+    """What the hosts use: `wanted`, or for "plain" the machine's own unless that paces (bbr). A new
+    namespace takes only the machine's own, and reno, which every kernel allows."""
+    own = Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
+    if wanted == "plain":
+        return own if own in ("cubic", "reno") else "reno"
+    return own if wanted == "machine" else wanted
 
 
 def machine_ticks():
