@@ -1,32 +1,81 @@
 #include "agent/capture_request.h"
 
+#include <fmt/format.h>
+
+#include <map>
+#include <string>
+#include <utility>
 #include <variant>
 
 #include "base/passwd.h"
 
 namespace meshnode::agent {
+namespace {
+
+Result<capture::Enrolled> enrol(const model::CatalogWorkload& workload, std::uint16_t slot,
+                                std::string_view passwd) {
+  capture::Enrolled enrolled;
+  enrolled.name = workload.id.text();
+  enrolled.slot = slot;
+  enrolled.ports = workload.ports;
+  if (const auto* user = std::get_if<model::MatchUser>(&workload.match)) {
+    const auto uid = user_id(passwd, user->user);
+    if (!uid) {
+      return fail(uid.error());
+    }
+    if (*uid == 0 && !workload.force) {
+      return fail(ErrorCode::kInvalid,
+                  fmt::format("user {} is root under another name; say force: true if you mean it",
+                              user->user));
+    }
+    enrolled.owner = capture::ByUser{*uid};
+  } else {
+    enrolled.owner = capture::ByCgroup{std::get<model::MatchCgroup>(workload.match).path};
+  }
+  capture::Spec alone;
+  alone.workloads.push_back(enrolled);
+  if (auto checked = capture::check(alone); !checked) {
+    return fail(checked.error());
+  }
+  return enrolled;
+}
+
+/// What may appear once only.
+std::string owner_key(const capture::Enrolled& enrolled) {
+  if (const auto* user = std::get_if<capture::ByUser>(&enrolled.owner)) {
+    return fmt::format("uid {}", user->uid);
+  }
+  return "cgroup " + std::get<capture::ByCgroup>(enrolled.owner).path;
+}
+
+}  // namespace
 
 CaptureRequest make_capture_request(const model::Catalog& catalog, const snapshot::SlotTable& slots,
                                     std::string_view passwd) {
   CaptureRequest request;
   request.spec.capture_loopback = catalog.node.capture_loopback;
   request.spec.preserve_source = catalog.node.preserve_source_address;
+  std::map<std::string, std::string> owners;
   for (const model::CatalogWorkload& workload : catalog.workloads) {
-    capture::Enrolled enrolled;
-    enrolled.name = workload.id.text();
-    enrolled.slot = slots.slot(workload.id);
-    enrolled.ports = workload.ports;
-    if (const auto* user = std::get_if<model::MatchUser>(&workload.match)) {
-      const auto uid = user_id(passwd, user->user);
-      if (!uid) {
-        request.problems.emplace_back(enrolled.name, uid.error().message);
-        continue;
-      }
-      enrolled.owner = capture::ByUser{*uid};
-    } else {
-      enrolled.owner = capture::ByCgroup{std::get<model::MatchCgroup>(workload.match).path};
+    const std::string name = workload.id.text();
+    auto enrolled = enrol(workload, slots.slot(workload.id), passwd);
+    if (!enrolled) {
+      request.problems.emplace_back(name, enrolled.error().message);
+      continue;
     }
-    request.spec.workloads.push_back(std::move(enrolled));
+    const std::string key = owner_key(*enrolled);
+    const auto [owner, fresh] = owners.emplace(key, name);
+    if (!fresh) {
+      request.problems.emplace_back(
+          name, fmt::format("{} is {}'s already: its callers would have two names; give each "
+                            "workload its own user or cgroup",
+                            key, owner->second));
+    } else if (request.spec.workloads.size() >= capture::kMaxWorkloads) {
+      request.problems.emplace_back(
+          name, fmt::format("a node captures at most {} workloads", capture::kMaxWorkloads));
+    } else {
+      request.spec.workloads.push_back(std::move(*enrolled));
+    }
   }
   return request;
 }

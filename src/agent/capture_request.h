@@ -17,7 +17,8 @@ struct CaptureRequest {
   std::vector<std::pair<std::string, std::string>> problems;
 };
 
-/// `passwd` is the text of /etc/passwd.
+/// A workload that cannot be captured never keeps the others from it. `passwd` is the text of
+/// /etc/passwd.
 CaptureRequest make_capture_request(const model::Catalog& catalog, const snapshot::SlotTable& slots,
                                     std::string_view passwd);
 

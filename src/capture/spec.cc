@@ -13,8 +13,6 @@
 namespace meshnode::capture {
 namespace {
 
-constexpr std::size_t kMaxWorkloads = 1024;
-constexpr std::size_t kMaxPorts = 64;
 constexpr std::uint16_t kMaxSlot = 65000;
 constexpr std::size_t kMaxPath = 511;  // XT_CGROUP_PATH_MAX is 512 with the final NUL
 constexpr std::size_t kMaxEncoded = std::size_t{2} << 20;

@@ -131,7 +131,7 @@ void join_workloads(Join& join) {
     if (spec == nullptr) continue;
     const Metadata& metadata = resource->metadata;
     CatalogWorkload workload{
-        {metadata.ns, metadata.name}, spec->match, {}, spec->is_default, resource->origin};
+        {metadata.ns, metadata.name}, spec->match, {}, spec->is_default, spec->force, resource->origin};
     for (const WorkloadPort& port : spec->ports) workload.ports.push_back(port.port);
     std::sort(workload.ports.begin(), workload.ports.end());
     Member member;

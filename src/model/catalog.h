@@ -50,6 +50,7 @@ struct CatalogWorkload {
   Match match;
   std::vector<std::uint16_t> ports;  ///< declared, sorted
   bool is_default = false;
+  bool force = false;  ///< the document means root, port 22 or a port of ours
   Origin origin;
 };
 
