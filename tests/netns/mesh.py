@@ -55,6 +55,15 @@ def service(name, addresses, port, target, app="web"):
             f"  ports: [{{name: p{target}, port: {port}, targetPort: {target}}}]\n")
 
 
+def service_entry(name, address, port, target, source):
+    """`source` is the workloadSelector or the endpoints, as YAML."""
+    return (f"apiVersion: networking.istio.io/v1\nkind: ServiceEntry\n"
+            f"metadata: {{name: {name}, namespace: {NS}}}\n"
+            f"spec:\n  hosts: [{name}.example]\n  addresses: [{quoted(address)}]\n"
+            f"  ports: [{{number: {port}, name: tcp, protocol: TCP, targetPort: {target}}}]\n"
+            f"  location: MESH_INTERNAL\n  resolution: STATIC\n  {source}\n")
+
+
 def quoted(text):
     return f'"{text}"'
 

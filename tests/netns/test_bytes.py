@@ -106,13 +106,20 @@ def test_a_servers_reset_arrives_as_reset(mesh):
     def handler(sock):
         how = traffic.read_exactly(sock, 5)
         sock.sendall(how)
-        if how == b"reset":
+        if how == b"later":
+            time.sleep(0.2)
+        if how != b"close":
             traffic.reset(sock)
 
     with mesh.b.serve(traffic.serve_each, SECOND, handler, uid=WEB):
         with mesh.a.dial(mesh.b.v4, SECOND, uid=CLIENT) as sock:
-            traffic.ask(sock, b"reset")
+            traffic.ask(sock, b"later")
             assert traffic.outcome(sock) == "rst"
+        for _ in range(20):  # right behind data, which it may overtake
+            with mesh.a.dial(mesh.b.v4, SECOND, uid=CLIENT) as sock:
+                sock.sendall(b"reset")
+                first = traffic.outcome(sock)
+                assert first == "rst" or (first, traffic.outcome(sock)) == (b"reset", "rst")
         with mesh.a.dial(mesh.b.v4, SECOND, uid=CLIENT) as sock:
             traffic.ask(sock, b"close")
             assert traffic.outcome(sock) == "fin"
@@ -179,6 +186,21 @@ def test_what_a_slow_reader_reads_is_what_was_sent(mesh):
         with mesh.a.dial(mesh.b.v4, SECOND, uid=CLIENT, timeout=120) as sock:
             digest = traffic.send_bulk(sock, 7, total)
             assert server.event(120) == (total, digest)
+
+
+@pytest.mark.full
+def test_a_half_closed_and_silent_connection_is_reset_after_55_seconds(mesh):
+    def silent(sock):
+        traffic.read_to_end(sock)
+        time.sleep(90)
+
+    with mesh.b.serve(traffic.serve_each, SECOND, silent, uid=WEB):
+        with mesh.a.dial(mesh.b.v4, SECOND, uid=CLIENT, timeout=80) as sock:
+            sock.sendall(b"bye")
+            sock.shutdown(socket.SHUT_WR)
+            started = time.monotonic()
+            assert traffic.outcome(sock) == "rst"
+            assert 50 < time.monotonic() - started < 60
 
 
 def test_many_small_writes_stay_in_order(mesh):

@@ -123,6 +123,22 @@ def test_a_file_of_100_mb_is_rejected_unread(running):
     eventually(lambda: none_rejected(host), 5, what="an empty list after the file went")
 
 
+def test_a_file_may_have_one_mebibyte_and_not_a_byte_more(running):
+    host = running.a
+    padding = (1 << 20) - len(GOOD)
+    try:
+        before = host.status()["resources"]["accepted"]
+        host.write("size.yaml", GOOD + "#" * (padding - 1) + "\n")
+        eventually(lambda: host.status()["resources"]["accepted"] == before + 1, 5,
+                   what="one resource more")
+        assert none_rejected(host)
+        host.write("size.yaml", GOOD + "#" * padding + "\n")
+        assert eventually(lambda: rejected(host, "size.yaml"), 5, what="rejection")
+    finally:
+        os.unlink(os.path.join(host.config, "size.yaml"))
+    eventually(lambda: none_rejected(host), 5, what="an empty list")
+
+
 BREAKS = {"syntax": lambda text: text[:len(text) - 40] + "{[",
           "schema": lambda text: text.replace("  serviceAccount:", "  serviceAcount:")}
 

@@ -255,6 +255,25 @@ def test_fifty_streams_on_one_tunnel_keep_apart(mesh, tunnel, echo):
         assert tunnel.streams[number].data.endswith(b"stream %06d" % number)
 
 
+def test_a_tunnel_carries_200_streams_at_once_and_no_more(mesh, tunnel, echo):
+    numbers = [tunnel.connect(authority(mesh))[0] for _ in range(200)]
+    assert all(tunnel.streams[number].status == 200 for number in numbers)
+    for number in numbers[::20]:
+        tunnel.send(number, b"alive?")
+        tunnel.wait(lambda number=number: tunnel.streams[number].data.endswith(b"alive?"))
+    tunnel.reset(numbers.pop())
+    tunnel.pump(0.2)
+    assert tunnel.connect(authority(mesh))[1].status == 200, "a free place can be used again"
+    # h2 would keep the limit for us. A peer that breaks it may lose the stream or the tunnel.
+    tunnel.h2.remote_settings[Codes.MAX_CONCURRENT_STREAMS] = 10_000
+    tunnel.h2.remote_settings.acknowledge()
+    try:
+        _, surplus = tunnel.connect(authority(mesh))
+        assert surplus.reset == Errors.REFUSED_STREAM or surplus.status == 503
+    except peers.TunnelLost:
+        assert tunnel.goaway.error_code == Errors.PROTOCOL_ERROR
+
+
 def test_one_byte_frames_are_accepted(mesh, tunnel, echo):
     number, stream = tunnel.connect(authority(mesh))
     tunnel.wait_data(number, 1)
@@ -297,7 +316,7 @@ def test_a_flood_of_resets_ends_the_tunnel_and_nothing_else(mesh, context, echo)
         assert tunnel.connect(authority(mesh))[1].status == 200
 
 
-def test_a_stop_of_the_agent_says_goaway(context, own_mesh):
+def test_a_stop_of_the_agent_says_goaway(own_mesh):
     mesh = own_mesh
     pair = mesh.authority.workload("shop", "client")
     mine = peers.client_context(mesh.authority.certificate_path, pair)

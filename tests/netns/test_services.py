@@ -9,11 +9,12 @@ import pki
 import pytest
 import traffic
 import wire
-from mesh import CLIENT, VIP4, VIP6, WEB, documents, entry, service, workload
+from mesh import CLIENT, VIP4, VIP6, WEB, documents, entry, service, service_entry, workload
 from procs import eventually
 
 PORT, TARGET = 80, 9080
 ROUNDS = 12
+PICKED, LISTED = "10.99.0.20", "10.99.0.21"
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +27,10 @@ def fleet():
             entry("sec-b", made.b.v6, [TARGET], app="six"),
             entry("sec-c", made.c.v6, [TARGET], app="six"),
             service("six", [VIP6], PORT, TARGET, app="six"),
+            service_entry("picked", PICKED, PORT, TARGET, "workloadSelector: {labels: {app: web}}"),
+            service_entry("listed", LISTED, PORT, TARGET,
+                          f"endpoints: [{{address: {made.c.v4}, serviceAccount: web, labels: "
+                          "{networking.istio.io/tunnel: http}}]"),
             service("empty", ["10.99.0.9"], PORT, TARGET, app="nobody"))
         for host in made.hosts.values():
             mine = [workload("client", meshes.by_user(CLIENT))]
@@ -61,6 +66,22 @@ def test_a_service_address_goes_round_its_endpoints(fleet, family):
             share = answers.count(f"{host.address(family)} from {source}")
             assert abs(share - ROUNDS / 2) <= 2, answers
         assert not capture.packets(f"port {TARGET}") and not capture.packets(f"host {vip}")
+
+
+def test_a_service_entry_selects_workloads_or_lists_endpoints(fleet):
+    with fleet.b.serve(traffic.serve_each, TARGET, say_where, uid=WEB), \
+            fleet.c.serve(traffic.serve_each, TARGET, say_where, uid=WEB):
+        def reached(address):
+            found = set()
+            for _ in range(6):
+                with fleet.a.dial(address, PORT, uid=CLIENT) as sock:
+                    found.add(traffic.read_line(sock).split()[0])
+            return found
+
+        with wire.Capture(fleet) as capture:
+            assert reached(PICKED) == {fleet.b.v4, fleet.c.v4}
+            assert reached(LISTED) == {fleet.c.v4}
+        assert not capture.packets(f"port {TARGET}")
 
 
 def test_a_service_without_endpoints_is_a_reset_and_counted(fleet):
