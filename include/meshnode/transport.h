@@ -16,6 +16,10 @@ namespace meshnode {
 /// (RFC 9113 §4.1: 9 octets) so that a payload can be framed where it lies.
 inline constexpr std::size_t kReadHeadroom = 16;
 
+/// A writer that paused may go on once no more than this is queued: enough that the kernel never
+/// runs dry meanwhile.
+inline constexpr std::size_t kResumeBelow = std::size_t{256} * 1024;
+
 /// What happens to one Stream. Handlers may destroy the stream only through Executor::retire() of
 /// its owner. After on_error() nothing more is called.
 class StreamEvents {
@@ -28,7 +32,7 @@ class StreamEvents {
   virtual void on_end() = 0;
   /// ErrorCode::kReset for a TCP RST; the stream is dead in both directions.
   virtual void on_error(const Error& error) = 0;
-  /// Everything queued by write() has gone to the kernel, after queued() had been above zero.
+  /// Some of what was queued has gone, and queued() is at most kResumeBelow; always once it is 0.
   virtual void on_drained() = 0;
 };
 

@@ -267,6 +267,12 @@ Result<Report> Applier::verify_and_repair() {
   return now;
 }
 
+bool Applier::facts_changed() {
+  if (!applied_) return false;
+  const auto facts = look(applied_->spec);
+  return !facts || *facts != applied_->facts;
+}
+
 Result<std::vector<std::string>> Applier::repair(Family family, const Ruleset& expected) {
   auto saved = dump(family);
   if (!saved) return fail(saved.error());

@@ -54,6 +54,9 @@ class Applier {
   /// Looks, and repairs what differs from the last apply(); a report without rules before it. To be
   /// called every 1 to 2 s: two iptables-save, two ip and, for cgroups, a stat each.
   Result<Report> verify_and_repair();
+  /// Whether a cgroup appeared, went or was re-created since: needs verify_and_repair() although
+  /// nobody touched a rule. Runs no program.
+  bool facts_changed();
   /// See capture::remove(); apply() may follow.
   Result<std::vector<std::string>> remove();
   /// As of the last apply() or verify_and_repair(); runs nothing.

@@ -164,12 +164,10 @@ void UvStream::on_written(std::size_t size, int status) {
   }
   if (!waiting_.empty()) {
     submit();
-    return;
-  }
-  if (shut_) {
+  } else if (shut_) {
     ::shutdown(descriptor_of(*handle_), SHUT_WR);
   }
-  if (events_ != nullptr && !failed_) {
+  if (queued() <= kResumeBelow && events_ != nullptr && !failed_) {
     events_->on_drained();
   }
 }

@@ -179,9 +179,11 @@ struct HboneSession::Callbacks {
     if ((frame->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0) {
       stream->end_sent_ = true;
     }
-    if (stream->was_queued_ && stream->queued() == 0) {
-      stream->was_queued_ = false;
-      session.drained_.push_back(stream->id_);
+    if (stream->was_queued_ && stream->queued() <= kResumeBelow) {
+      stream->was_queued_ = stream->queued() > 0;
+      if (session.drained_.empty() || session.drained_.back() != stream->id_) {
+        session.drained_.push_back(stream->id_);
+      }
     }
     return 0;
   }

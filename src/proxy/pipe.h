@@ -10,8 +10,9 @@
 
 namespace meshnode::proxy {
 
-/// Reading of one side pauses while more than this waits for the other.
-inline constexpr std::size_t kPauseAbove = std::size_t{128} * 1024;
+/// Reading of one side pauses while more than this waits for the other. One more read may come on
+/// top: at most 512 KiB a direction.
+inline constexpr std::size_t kPauseAbove = std::size_t{256} * 1024;
 
 class PipeEvents {
  public:

@@ -21,6 +21,9 @@ class Rules {
   /// the start it touches nothing: rules of an earlier run stay closed until the worker speaks.
   /// Returns whether report() changed.
   bool refresh();
+  /// Whether refresh() has something to do although no rule was touched: a new wish, an error to
+  /// get over, a cgroup that changed. Cheap.
+  bool due() { return stale_ || (wanted_ && applier_.facts_changed()); }
   const CaptureReport& report() const { return report_; }
   /// Whether the last wish is in force.
   bool settled() const { return wanted_.has_value() && !stale_ && report_.ok; }

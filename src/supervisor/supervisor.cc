@@ -33,7 +33,7 @@ std::string one_line(std::string_view text) {
 }  // namespace
 
 Supervisor::Supervisor(io::Loop& loop, Options options, Kernel& kernel)
-    : loop_(loop), options_(std::move(options)), rules_(kernel) {}
+    : loop_(loop), options_(std::move(options)), kernel_(kernel), rules_(kernel) {}
 
 Supervisor::~Supervisor() {
   end_worker();
@@ -52,17 +52,18 @@ Status Supervisor::start() {
   listeners_.push_back(std::move(*admin));
 
   restart_ = loop_.timer([this] { start_worker(); });
-  verify_ = loop_.timer([this] {
-    refresh_rules();
-    verify_->start(kVerifyEvery);
-  });
+  look_ = loop_.timer([this] { look(); });
+  events_ = std::make_unique<io::RuleEvents>(loop_, [this] { schedule_refresh(); });
+  const auto version = kernel_.run({"iptables", "-V"}, "");
+  kernel_tells_ =
+      events_->hears() && version && version->output.find("nf_tables") != std::string::npos;
   complaint_ = loop_.timer([this] { complain(); });
   deadline_ = loop_.timer([this] {
     log::warn(kScope, "the worker did not drain in time and is ended; its connections are cut");
     finish();
   });
   watch_signals();
-  verify_->start(kVerifyEvery);
+  look_->start(kLookEvery);
   start_worker();
   return {};
 }
@@ -201,7 +202,7 @@ void Supervisor::on_terminate() {
   ending_ = true;
   static_cast<void>(notify(options_.notify_socket, "STOPPING=1"));
   restart_->stop();
-  verify_->stop();
+  look_->stop();
   complaint_->stop();
   // First the steering: from here on new connections take the direct path, while those in the
   // worker keep what they need until finish() removes the rest.
@@ -242,6 +243,13 @@ void Supervisor::schedule_refresh() {
     refresh_posted_ = false;
     refresh_rules();
   });
+}
+
+void Supervisor::look() {
+  look_->start(kLookEvery);
+  if (!kernel_tells_ || ++looks_ % kLooksBetweenVerifications == 0 || rules_.due()) {
+    refresh_rules();
+  }
 }
 
 void Supervisor::refresh_rules() {

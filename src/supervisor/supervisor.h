@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "io/rule_events.h"
 #include "io/watch.h"
 #include "supervisor/channel.h"
 #include "supervisor/message.h"
@@ -24,7 +25,10 @@ namespace meshnode::supervisor {
 /// How long a worker may serve on after SIGTERM; below systemd's 90 s stop timeout.
 inline constexpr Duration kDrainDeadline = std::chrono::seconds(10);
 /// Rules are compared with the kernel, and repaired, this often.
-inline constexpr Duration kVerifyEvery = std::chrono::seconds(1);
+inline constexpr Duration kLookEvery = std::chrono::seconds(1);
+/// Rules are read back when the kernel tells of a change, and at every this many looks; at each
+/// look where the kernel does not tell (iptables-legacy).
+inline constexpr int kLooksBetweenVerifications = 5;
 /// A worker that is not ready by then is complained about, again and again.
 inline constexpr Duration kReadyComplaint = std::chrono::seconds(10);
 
@@ -79,12 +83,14 @@ class Supervisor {
   void end_worker();
 
   void schedule_refresh();
+  void look();
   void refresh_rules();
   void tell_readiness();
   void complain();
 
   io::Loop& loop_;
   Options options_;
+  Kernel& kernel_;
   Rules rules_;
   std::unique_ptr<RunDirectory> directory_;
   std::vector<OpenListener> listeners_;
@@ -93,7 +99,10 @@ class Supervisor {
   RestartPolicy restarts_;
 
   std::unique_ptr<Timer> restart_;
-  std::unique_ptr<Timer> verify_;
+  std::unique_ptr<Timer> look_;
+  std::unique_ptr<io::RuleEvents> events_;
+  bool kernel_tells_ = false;
+  int looks_ = 0;
   std::unique_ptr<Timer> complaint_;
   std::unique_ptr<Timer> deadline_;
   std::vector<std::unique_ptr<io::SignalWatch>> signals_;

@@ -1,0 +1,91 @@
+#include "io/rule_events.h"
+
+#include <linux/netfilter/nfnetlink.h>
+#include <linux/netlink.h>
+#include <linux/rtnetlink.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <initializer_list>
+#include <utility>
+
+#include "io/loop.h"
+#include "io/watch.h"
+
+namespace meshnode::io {
+namespace {
+
+constexpr Duration kSettle = std::chrono::milliseconds(100);
+
+int subscribe(int protocol, std::initializer_list<int> groups) {
+  const int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, protocol);
+  if (fd < 0) {
+    return -1;
+  }
+  sockaddr_nl address{};
+  address.nl_family = AF_NETLINK;
+  bool ok = bind(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0;
+  for (const int group : groups) {
+    ok = ok && setsockopt(fd, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &group, sizeof group) == 0;
+  }
+  if (!ok) {
+    close(fd);
+    return -1;
+  }
+  return fd;
+}
+
+}  // namespace
+
+struct RuleEvents::Impl {
+  Impl(Loop& loop, std::function<void()> on_change)
+      : settle(loop.timer(std::move(on_change))),
+        filter(subscribe(NETLINK_NETFILTER, {NFNLGRP_NFTABLES})),
+        routes(subscribe(NETLINK_ROUTE, {RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_RULE, RTNLGRP_IPV4_ROUTE,
+                                         RTNLGRP_IPV6_ROUTE})) {
+    if (filter >= 0) {
+      filter_watch = std::make_unique<FdWatch>(loop, filter, [this] { drain(filter); });
+    }
+    if (routes >= 0) {
+      routes_watch = std::make_unique<FdWatch>(loop, routes, [this] { drain(routes); });
+    }
+  }
+  ~Impl() {
+    filter_watch.reset();
+    routes_watch.reset();
+    for (const int fd : {filter, routes}) {
+      if (fd >= 0) {
+        close(fd);
+      }
+    }
+  }
+
+  void drain(int fd) {
+    // What changed does not matter; ENOBUFS (events lost) is a change too.
+    std::array<char, 8192> buffer;
+    ssize_t size = 0;
+    do {
+      size = recv(fd, buffer.data(), buffer.size(), 0);
+    } while (size > 0 || (size < 0 && errno == ENOBUFS));
+    if (!settle->running()) {
+      settle->start(kSettle);
+    }
+  }
+
+  std::unique_ptr<Timer> settle;
+  int filter;
+  int routes;
+  std::unique_ptr<FdWatch> filter_watch;
+  std::unique_ptr<FdWatch> routes_watch;
+};
+
+RuleEvents::RuleEvents(Loop& loop, std::function<void()> on_change)
+    : impl_(std::make_unique<Impl>(loop, std::move(on_change))) {}
+
+RuleEvents::~RuleEvents() = default;
+
+bool RuleEvents::hears() const { return impl_->filter >= 0 && impl_->routes >= 0; }
+
+}  // namespace meshnode::io
