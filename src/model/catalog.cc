@@ -130,8 +130,12 @@ void join_workloads(Join& join) {
     const auto* spec = std::get_if<WorkloadSpec>(&resource->spec);
     if (spec == nullptr) continue;
     const Metadata& metadata = resource->metadata;
-    CatalogWorkload workload{
-        {metadata.ns, metadata.name}, spec->match, {}, spec->is_default, spec->force, resource->origin};
+    CatalogWorkload workload{{metadata.ns, metadata.name},
+                             spec->match,
+                             {},
+                             spec->is_default,
+                             spec->force,
+                             resource->origin};
     for (const WorkloadPort& port : spec->ports) workload.ports.push_back(port.port);
     std::sort(workload.ports.begin(), workload.ports.end());
     Member member;
