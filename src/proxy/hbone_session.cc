@@ -341,6 +341,8 @@ HboneStream* HboneSession::find(std::int32_t id) const {
 }
 
 void HboneSession::detach(HboneStream& stream) {
+  // The connection's window is everybody's: what nobody will read any more must not keep a part.
+  nghttp2_session_consume_connection(session_, std::exchange(stream.owed_, 0));
   streams_.erase(stream.id_);
   stream.session_ = nullptr;
 }

@@ -9,6 +9,7 @@
 #include <meshnode/transport.h>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -94,6 +95,7 @@ class HboneStream final : public Stream {
   std::size_t waiting_at_ = 0;         // start of the unsent part
   std::vector<std::uint8_t> inbox_;    // arrived while reading was off; bounded by the window
   std::size_t owed_ = 0;               // window credit held back
+  std::optional<Error> lost_;  // what ended it before anybody listened
   bool reading_ = false;
   bool delivering_ = false;
   bool shut_ = false;

@@ -109,6 +109,11 @@ void HboneStream::respond(int status) {
 
 void HboneStream::start_reading() {
   reading_ = true;
+  if (lost_ && events_ != nullptr) {
+    const Error error = *std::exchange(lost_, std::nullopt);
+    std::exchange(events_, nullptr)->on_error(error);
+    return;
+  }
   deliver();
 }
 
@@ -118,8 +123,8 @@ void HboneStream::receive(MutableBytes data) {
     owed_ += data.size();
     return;
   }
+  owed_ += data.size();  // before, so that a stream that is reset within gives it back
   events_->on_data(data);
-  owed_ += data.size();
   if (reading_ && session_ != nullptr) {
     nghttp2_session_consume(session_->session_, id_, std::exchange(owed_, 0));
   }
@@ -159,7 +164,9 @@ void HboneStream::end_with(const Error& error, bool unprocessed) {
   }
   if (StreamEvents* events = std::exchange(events_, nullptr)) {
     events->on_error(error);
+    return;
   }
+  lost_ = error;  // for whoever will listen
 }
 
 }  // namespace meshnode::proxy

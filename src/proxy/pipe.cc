@@ -16,7 +16,9 @@ void Pipe::start() {
   caller_.stream_->set_events(&caller_);
   callee_.stream_->set_events(&callee_);
   caller_.stream_->start_reading();
-  callee_.stream_->start_reading();
+  if (!done_) {  // what was already lost says so at once
+    callee_.stream_->start_reading();
+  }
 }
 
 void Pipe::abort() {
