@@ -218,7 +218,10 @@ void Pool::drain() {
     all.push_back(tunnel);
   }
   for (Tunnel* tunnel : all) {
-    tunnel->drain();
+    // One that is being opened has connections waiting for it.
+    if (tunnel->ready()) {
+      tunnel->drain();
+    }
   }
 }
 

@@ -72,6 +72,9 @@ void Tunnel::drive_handshake() {
   arm_timer();
   hbone_.pump();
   owner_->on_tunnel_ready(*this);
+  if (drain_when_ready_) {
+    drain();
+  }
 }
 
 void Tunnel::on_signed() {
@@ -190,7 +193,11 @@ void Tunnel::on_output_waiting() {
 
 void Tunnel::pump() {
   hbone_.pump();
-  if (ready_ && hbone_.over()) {
+  // Without streams nghttp2 calls a session over once a GOAWAY has crossed it, though a request may
+  // still be on its way: the timers see to that end.
+  const bool ending =
+      (announced_ || hbone_.draining()) && !calmed_ && hbone_.open_streams() == 0;
+  if (ready_ && !ending && hbone_.over()) {
     fail_with("HTTP/2: " +
               (hbone_.last_error().empty() ? "the session has ended" : hbone_.last_error()));
   }
@@ -224,6 +231,9 @@ void Tunnel::on_streams_changed() {
     return;
   }
   idle_since_ = context_.clock.now();
+  if (closing_) {
+    return;
+  }
   if (hbone_.draining() && hbone_.open_streams() == 0 && ready_) {
     // Out of whatever callback this is; on_timer() sees to the rest.
     refusing_ = true;
@@ -237,11 +247,11 @@ void Tunnel::drain() {
   if (announced_ || ended_) {
     return;
   }
-  announced_ = true;
   if (!ready_) {
-    gone("the agent is stopping");
+    drain_when_ready_ = true;  // the peer may have sent requests with its handshake
     return;
   }
+  announced_ = true;
   hbone_.announce_end();
   timer_->start(kGoawayPause);
 }
@@ -270,6 +280,10 @@ void Tunnel::on_timer() {
     fail_with(
         "the TLS handshake took longer than 5 s; a firewall or a program that does not "
         "speak TLS may hold the port");
+    return;
+  }
+  if (closing_) {
+    gone("the far agent has not read for 20 s");
     return;
   }
   const Instant now = context_.clock.now();
@@ -325,10 +339,16 @@ void Tunnel::linger() {
 }
 
 void Tunnel::end_gracefully() {
-  hbone_.pump();
-  tls_->close();
-  flush();
+  if (!closing_) {
+    hbone_.pump();
+    tls_->close();
+    flush();
+  }
   if (stream_->queued() > 0) {
+    if (!closing_) {
+      closing_ = true;
+      timer_->start(kPongWithin);
+    }
     return;  // on_drained() comes back here
   }
   stream_->shutdown();

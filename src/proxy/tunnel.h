@@ -61,7 +61,7 @@ class Tunnel final : public Retirable,
   const tls::Session& session() const { return *tls_; }
   SocketAddress peer_address() const { return peer_; }
   SocketAddress local_address() const { return local_; }
-  /// GOAWAY now; over once the last stream is.
+  /// GOAWAY now, or as soon as the handshake is done; over once the last stream is.
   void drain();
 
  private:
@@ -118,6 +118,8 @@ class Tunnel final : public Retirable,
   bool announced_ = false;  // first GOAWAY sent
   bool refusing_ = false;   // second GOAWAY sent
   bool lingering_ = false;  // handshake refused: reading on so that the peer sees the alert
+  bool drain_when_ready_ = false;
+  bool closing_ = false;  // all said, waiting for the socket to take it
   bool ended_ = false;
   std::string linger_reason_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // for deferred tasks
