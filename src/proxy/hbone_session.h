@@ -153,6 +153,8 @@ class HboneSession {
   /// Client only. The events outlive the stream or are told first.
   std::unique_ptr<HboneStream> connect(const ConnectRequest& request, ConnectEvents* events);
   bool can_connect() const;
+  /// The peer's SETTINGS have come: it speaks HTTP/2 and has said how many streams it takes.
+  bool settled() const { return settled_; }
   std::size_t open_streams() const { return streams_.size(); }
   void ping();
   /// Announces the end: no new streams; those open live on (RFC 9113 §6.8, both steps).

@@ -59,7 +59,7 @@ void PoolRequest::on_connect_refused(int status, bool unprocessed, const Error& 
     pool.context_.executor.defer([stream = std::shared_ptr<HboneStream>(std::move(stream_))] {});
     auto& entry = pool.entries_[*key_];
     entry.waiting.push_back(this);
-    pool.context_.executor.defer([&pool, key = *key_] { pool.serve(key); });
+    pool.serve_soon(*key_);
     return;
   }
   pool_ = nullptr;
@@ -70,6 +70,7 @@ void PoolRequest::on_connect_refused(int status, bool unprocessed, const Error& 
 }
 
 Pool::~Pool() {
+  *alive_ = false;
   for (auto& [key, entry] : entries_) {
     for (PoolRequest* request : entry.waiting) {
       request->pool_ = nullptr;
@@ -88,8 +89,16 @@ std::unique_ptr<PoolRequest> Pool::connect(const PoolKey& key, ConnectRequest re
   wish->key_ = &entry->first;
   entry->second.waiting.push_back(wish.get());
   // Never an event before this function has returned.
-  context_.executor.defer([this, key] { serve(key); });
+  serve_soon(key);
   return wish;
+}
+
+void Pool::serve_soon(const PoolKey& key) {
+  context_.executor.defer([this, key, alive = alive_] {
+    if (*alive) {
+      serve(key);
+    }
+  });
 }
 
 void Pool::serve(const PoolKey& key) {
@@ -109,8 +118,10 @@ void Pool::serve(const PoolKey& key) {
       request->stream_ = std::move(stream);
     }
   }
-  const std::size_t coming = (entry.openings.size() + entry.handshaking) * kMaxStreamsOut;
-  if (entry.waiting.size() > coming) {
+  const auto opening = std::count_if(entry.tunnels.begin(), entry.tunnels.end(),
+                                     [](const auto& tunnel) { return tunnel->opening(); });
+  const std::size_t coming = entry.openings.size() + static_cast<std::size_t>(opening);
+  if (entry.waiting.size() > coming * kMaxStreamsOut) {
     open_tunnel(found->first, entry);
   }
   drop_if_empty(key);
@@ -144,7 +155,6 @@ void Pool::opened(Opening& opening, std::unique_ptr<Stream> stream) {
   const auto found = entries_.find(key);
   Tunnel& started = *tunnel;
   found->second.tunnels.push_back(std::move(tunnel));
-  ++found->second.handshaking;
   key_of_[&started] = &found->first;
   context_.metrics.tunnels_open(telemetry::Direction::kOutbound).add(1);
   context_.metrics.tunnels_total(telemetry::Direction::kOutbound).add();
@@ -166,15 +176,13 @@ void Pool::open_failed(const PoolKey& key, telemetry::Flag flag, const Error& er
 }
 
 void Pool::on_tunnel_ready(Tunnel& tunnel) {
-  const PoolKey key = *key_of_[&tunnel];
-  --entries_[key].handshaking;
-  context_.executor.defer([this, key] { serve(key); });
+  serve_soon(*key_of_[&tunnel]);
 }
 
 void Pool::on_tunnel_changed(Tunnel& tunnel) {
   const auto found = key_of_.find(&tunnel);
   if (found != key_of_.end() && !entries_[*found->second].waiting.empty()) {
-    context_.executor.defer([this, key = *found->second] { serve(key); });
+    serve_soon(*found->second);
   }
 }
 
@@ -188,13 +196,16 @@ void Pool::on_tunnel_gone(Tunnel& tunnel, bool handshake, const std::string& err
                                [&](const auto& owned) { return owned.get() == &tunnel; });
   context_.executor.retire(std::move(*at));
   entry.tunnels.erase(at);
-  if (handshake) {
-    --entry.handshaking;
+  // A server that refuses our certificate says so after our end of the handshake (RFC 8446 §4.4.2),
+  // and one that ends a tunnel unused would do so with the next: trying on would never end.
+  if (handshake || (!tunnel.was_of_use() && !(error.empty() && entry.waiting.empty()))) {
     open_failed(key, telemetry::Flag::kTlsFailure,
-                {ErrorCode::kTls, fmt::format("no tunnel to {}: {}", key.to.text(), error)});
+                {ErrorCode::kTls,
+                 fmt::format("no tunnel to {}: {}", key.to.text(),
+                             error.empty() ? "the far agent ended it at once" : error)});
     return;
   }
-  context_.executor.defer([this, key] { serve(key); });
+  serve_soon(key);
 }
 
 void Pool::withdraw(PoolRequest& request) {

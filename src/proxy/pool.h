@@ -69,7 +69,6 @@ class Pool final : private TunnelOwner {
     std::vector<std::unique_ptr<Tunnel>> tunnels;    // handshake done or under way
     std::vector<std::unique_ptr<Opening>> openings;  // TCP connect under way
     std::list<PoolRequest*> waiting;
-    std::size_t handshaking = 0;
   };
 
   void on_tunnel_ready(Tunnel& tunnel) override;
@@ -79,6 +78,7 @@ class Pool final : private TunnelOwner {
   void on_malformed(Tunnel&, const std::string&) override {}
 
   void serve(const PoolKey& key);
+  void serve_soon(const PoolKey& key);
   void open_tunnel(const PoolKey& key, Entry& entry);
   void opened(Opening& opening, std::unique_ptr<Stream> stream);
   void open_failed(const PoolKey& key, telemetry::Flag flag, const Error& error);
@@ -89,6 +89,7 @@ class Pool final : private TunnelOwner {
   ProxyContext& context_;
   std::map<PoolKey, Entry> entries_;
   std::map<Tunnel*, const PoolKey*> key_of_;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // for deferred tasks
 };
 
 }  // namespace meshnode::proxy

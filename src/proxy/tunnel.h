@@ -56,8 +56,13 @@ class Tunnel final : public Retirable,
   bool can_connect() const { return ready_ && !ended_ && hbone_.can_connect(); }
   std::size_t open_streams() const { return hbone_.open_streams(); }
   std::unique_ptr<HboneStream> connect(const ConnectRequest& request, ConnectEvents* events) {
+    used_ = true;
     return hbone_.connect(request, events);
   }
+  /// How many streams the far agent takes is not known yet: to be waited for.
+  bool opening() const { return !ended_ && !hbone_.settled() && !hbone_.draining(); }
+  /// The far agent has let it carry something, or would have.
+  bool was_of_use() const { return used_ && hbone_.settled(); }
   const tls::Session& session() const { return *tls_; }
   SocketAddress peer_address() const { return peer_; }
   SocketAddress local_address() const { return local_; }
@@ -112,6 +117,7 @@ class Tunnel final : public Retirable,
   Instant resets_since_{};  // resets_left_ as of then
   double resets_left_ = kResetBurst;
   bool ready_ = false;
+  bool used_ = false;
   bool pinging_ = false;
   bool pump_deferred_ = false;
   bool calmed_ = false;
