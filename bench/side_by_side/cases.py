@@ -52,8 +52,7 @@ def costs(raw, units, label):
 
 def kept(raw):
     """What results.json keeps of a generator's line."""
-    proxies = round(sum(raw["cpu"].values()), 3)
-    return {**{k: v for k, v in raw.items() if k != "cpu"}, "proxies": proxies}
+    return {**{k: v for k, v in raw.items() if k != "cpu"}, "proxies": list(raw["cpu"].values())}
 
 
 def bulk(case, arm, warmup, seconds):
@@ -113,7 +112,7 @@ def idle(case, arm, warmup, seconds):
         "CPU %, both proxies": 100 * used / seconds if proxies else None,
     }
     return Figures(values, (now_steal - steal) / max(1, now_total - total),
-                   {"before": before, "after": after, "proxies": round(used, 3)})
+                   {"before": before, "after": after, "proxies": used})
 
 
 CASES = [
