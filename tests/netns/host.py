@@ -50,6 +50,7 @@ class Host:
             os.makedirs(made, mode=0o755)
         self.log_path = os.path.join(self.directory, "agent.log")
         self.sockets = NamespacedSockets(self.namespace)
+        self.binary = BINARY
         self._agent = None
         self._known = {}
         self._interface(index)
@@ -132,11 +133,11 @@ class Host:
     def meshnode(self, *argv, check=True, **kwargs):
         directories = ["--config-dir", self.config, "--state-dir", self.state, "--run-dir",
                        self.run_directory]
-        return self.run([BINARY, *argv, *directories], check=check, **kwargs)
+        return self.run([self.binary, *argv, *directories], check=check, **kwargs)
 
     def start_agent(self, wait=True):
         assert self._agent is None or self._agent.poll() is not None, f"{self.name}: agent runs"
-        argv = [BINARY, "agent", "--config-dir", self.config, "--state-dir", self.state,
+        argv = [self.binary, "agent", "--config-dir", self.config, "--state-dir", self.state,
                 "--run-dir", self.run_directory]
         with open(self.log_path, "ab") as log:
             self._agent = subprocess.Popen(self.nsenter(argv), stdin=subprocess.DEVNULL,
@@ -177,7 +178,7 @@ class Host:
 
     def workers(self):
         found = children_of(self._agent.pid) if self.agent_running() else []
-        found = [pid for pid in found if is_binary(pid)]
+        found = [pid for pid in found if is_binary(pid, self.binary)]
         for pid in found:
             self._remember(pid)
         return found

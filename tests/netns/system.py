@@ -51,9 +51,9 @@ def children_of(pid):
         return []
 
 
-def is_binary(pid):
+def is_binary(pid, path):
     try:
-        return os.path.samefile(f"/proc/{pid}/exe", BINARY)
+        return os.path.samefile(f"/proc/{pid}/exe", path)
     except (FileNotFoundError, ProcessLookupError):
         return False
 
