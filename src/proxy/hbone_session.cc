@@ -268,6 +268,11 @@ bool HboneSession::over() const {
   return nghttp2_session_want_read(session_) == 0 && nghttp2_session_want_write(session_) == 0;
 }
 
+bool HboneSession::has_live_streams() const {
+  return std::any_of(streams_.begin(), streams_.end(),
+                     [](const auto& entry) { return !entry.second->closed_; });
+}
+
 void HboneSession::pump() {
   if (receiving_ || pumping_) {
     pump_again_ = true;

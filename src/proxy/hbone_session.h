@@ -146,6 +146,8 @@ class HboneSession {
   Status receive(MutableBytes data);
   /// A connection error or a completed GOAWAY has ended the session; after pump().
   bool over() const;
+  /// Whether a stream has more to send or to receive; one that has neither may still be delivering.
+  bool has_live_streams() const;
   /// nghttp2's words on the last thing the peer did wrong.
   const std::string& last_error() const { return last_error_; }
   /// Puts out what is ready, as long as the tunnel is writable.

@@ -193,11 +193,14 @@ void Tunnel::on_output_waiting() {
 
 void Tunnel::pump() {
   hbone_.pump();
+  if (!ready_ || !hbone_.over()) {
+    return;
+  }
   // Without streams nghttp2 calls a session over once a GOAWAY has crossed it, though a request may
-  // still be on its way: the timers see to that end.
-  const bool ending =
-      (announced_ || hbone_.draining()) && !calmed_ && hbone_.open_streams() == 0;
-  if (ready_ && !ending && hbone_.over()) {
+  // still be on its way, or a stream's last bytes on theirs to the program: the timers and the
+  // streams' owners see to that end.
+  const bool ending = (announced_ || hbone_.draining()) && !calmed_ && !hbone_.has_live_streams();
+  if (!ending) {
     fail_with("HTTP/2: " +
               (hbone_.last_error().empty() ? "the session has ended" : hbone_.last_error()));
   }
