@@ -113,6 +113,19 @@ def test_a_closed_port_is_503(mesh, tunnel):
     assert stream.status == 503
 
 
+@pytest.mark.full
+def test_a_port_that_never_answers_is_503_after_ten_seconds(mesh, tunnel):
+    rule = ["OUTPUT", "-o", "lo", "-p", "tcp", "--dport", str(CLOSED), "-j", "DROP"]
+    mesh.b.run(["iptables", "-t", "raw", "-I", *rule])
+    try:
+        started = time.monotonic()
+        _, stream = tunnel.connect(authority(mesh, CLOSED))
+        assert stream.status == 503
+        assert 9 < time.monotonic() - started < 12
+    finally:
+        mesh.b.run(["iptables", "-t", "raw", "-D", *rule])
+
+
 MALFORMED = {
     "path": [(":method", "CONNECT"), (":authority", "{a}"), (":path", "/")],
     "scheme": [(":method", "CONNECT"), (":authority", "{a}"), (":scheme", "https")],
