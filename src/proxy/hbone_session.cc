@@ -494,7 +494,10 @@ void HboneSession::abandon(const Error& error) {
   }
   const auto arriving = std::exchange(arriving_, {});
   for (const auto& [id, stream] : streams) {
-    stream->end_with(error, false);
+    // What has ended both ways may still be delivering, and needs no tunnel for that.
+    if (!stream->end_received_ || !stream->end_sent_) {
+      stream->end_with(error, false);
+    }
   }
 }
 

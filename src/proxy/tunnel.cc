@@ -103,7 +103,7 @@ void Tunnel::decrypt() {
       }
     }
     if (got->closed) {
-      gone(hbone_.open_streams() == 0 ? "" : "the far agent closed the tunnel");
+      gone(hbone_.has_live_streams() ? "the far agent closed the tunnel" : "");
       return;
     }
     if (got->need_input) {
@@ -118,7 +118,7 @@ void Tunnel::on_end() {
     return;
   }
   if (!ended_) {
-    gone(ready_ && hbone_.open_streams() == 0 ? "" : "the far agent closed the connection");
+    gone(ready_ && !hbone_.has_live_streams() ? "" : "the far agent closed the connection");
   }
 }
 
