@@ -322,6 +322,26 @@ def test_a_workload_taken_out_of_the_files_is_set_free(own_mesh):
         assert tunnelled(mesh.a, "client") == before + 1
 
 
+def test_a_workload_may_have_64_ports():
+    ports = list(range(9080, 9080 + 64))
+    with Mesh(start=False) as mesh:
+        entries = [meshes.entry(f"all-{family}", address, ports)
+                   for family, address in (("4", mesh.b.v4), ("6", mesh.b.v6))]
+        mesh.b.write("workloads.yaml", workload("web", meshes.by_user(WEB), ports))
+        for host in (mesh.a, mesh.b):
+            host.write("mesh.yaml", meshes.documents(*entries))
+            host.start_agent()
+        for port in (ports[0], ports[15], ports[63]):
+            with mesh.b.serve(traffic.greeting_server, port, uid=WEB):
+                for address, source in ((mesh.b.v4, mesh.a.v4), (mesh.b.v6, mesh.a.v6)):
+                    before = tunnelled(mesh.a, "client")
+                    with mesh.a.dial(address, port, uid=CLIENT) as sock:
+                        assert traffic.read_line(sock) == f"you are {source}"
+                    assert tunnelled(mesh.a, "client") == before + 1
+                    with mesh.c.dial(address, port) as sock:
+                        assert traffic.read_line(sock).startswith("you are ")
+
+
 def test_the_backstops_reject_what_escapes_the_steering(own_mesh):
     """With steering gone for a moment, an enrolled call is refused and never plaintext."""
     mesh, host = own_mesh, own_mesh.a

@@ -120,6 +120,33 @@ def test_a_second_agent_refuses_to_start(own_mesh):
     assert own_mesh.a.ready()
 
 
+def test_a_port_in_use_is_named_and_nothing_is_captured():
+    def hog(channel):
+        with traffic.listen(15008):
+            channel.ready()
+            channel.receive()
+
+    with Mesh(start=False) as mesh:
+        rules = mesh.a.rules()
+        with mesh.a.serve(hog):
+            mesh.a.start_agent(wait=False)
+            eventually(lambda: not mesh.a.agent_running(), 10, what="end of the agent")
+        assert "15008" in mesh.a.log() and "in use" in mesh.a.log()
+        assert mesh.a.rules() == rules
+        mesh.a.start_agent()
+
+
+def test_status_of_an_agent_that_hangs_does_not_hang(own_mesh):
+    worker = own_mesh.a.worker()
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        done = own_mesh.a.meshnode("status", check=False, timeout=15)
+        assert done.returncode == 2 and "did not answer" in done.stderr
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    assert own_mesh.a.status()["health"] == "ok"
+
+
 def test_sigterm_lets_open_connections_end(own_mesh):
     mesh = own_mesh
     with mesh.b.serve(traffic.echo_server, ECHO, uid=WEB):
