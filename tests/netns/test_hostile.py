@@ -1,4 +1,4 @@
-"""A peer with a good certificate and bad manners: it may lose its tunnel, and nobody else anything."""
+"""A peer with a good certificate and bad manners may lose its tunnel, and nobody else anything."""
 
 import os
 import select
