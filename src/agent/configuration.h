@@ -5,6 +5,7 @@
 #include <meshnode/storage.h>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "model/config_set.h"
 
@@ -18,8 +19,13 @@ class Configuration {
 
   Configuration(Storage& storage, std::string config_dir, std::string state_dir);
 
-  /// Looks at every file and reads those that changed since the last call; whether any did.
+  /// Looks at every file and reads those that changed since the last call, or could not be read
+  /// then; whether that made a difference.
   bool refresh();
+  /// Whether set() is what the operator wants, as far as can be told: the directory was read once,
+  /// or else there is a last good version. While it is not, nothing may be concluded from what is
+  /// missing in set(): rules of an earlier run have to stay.
+  bool known() const { return known_; }
   model::ConfigSet& set() { return set_; }
   /// Why the directory could not be read; empty when it could.
   const std::string& problem() const { return problem_; }
@@ -29,14 +35,19 @@ class Configuration {
  private:
   void restore();
   void save();
-  void read(const FileInfo& info);
+  bool list_failed(const std::string& why);
+  bool read_changed(const std::vector<FileInfo>& files);
+  bool read(const FileInfo& info);
 
   Storage& storage_;
   std::string config_dir_;
   std::string saved_path_;
   model::ConfigSet set_;
   std::map<std::string, FileInfo> seen_;
+  std::map<std::string, std::string> unread_;  // why, of files that have to be tried again
   bool first_ = true;
+  bool restored_ = false;  // the last good version was read, or there is none
+  bool known_ = false;
   std::string problem_;
   std::string save_problem_;
 };

@@ -34,9 +34,25 @@ void Reports::set(const std::string& code, const std::vector<Condition>& conditi
   problems_.retain(code, objects, wall_now_());
 }
 
+bool Reports::worth_a_line(const telemetry::ProblemReport& report, WallTime now) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (logged_.size() >= kMaxLogged) {
+    logged_.clear();
+  }
+  const auto [at, fresh] = logged_.try_emplace({report.code, report.object}, now);
+  if (!fresh && now - at->second < kSameLine && now >= at->second) {
+    return false;
+  }
+  at->second = now;
+  return true;
+}
+
 void Reports::event(const telemetry::ProblemReport& report) {
-  log::warn("status", report.message, {{"code", report.code}, {"object", report.object}});
-  problems_.report(report, wall_now_());
+  const WallTime now = wall_now_();
+  if (worth_a_line(report, now)) {
+    log::warn("status", report.message, {{"code", report.code}, {"object", report.object}});
+  }
+  problems_.report(report, now);
 }
 
 }  // namespace meshnode::agent

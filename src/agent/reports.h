@@ -4,7 +4,10 @@
 
 #include <meshnode/time.h>
 #include <functional>
+#include <map>
+#include <mutex>
 #include <string>
+#include <utility>
 
 #include "proxy/context.h"
 #include "telemetry/problems.h"
@@ -34,7 +37,14 @@ class Reports final : public proxy::ProxyReports {
   bool degraded() { return problems_.degrading(wall_now_()) > 0; }
 
  private:
+  /// Whether to log this one: the same again within a minute is only counted.
+  bool worth_a_line(const telemetry::ProblemReport& report, WallTime now);
+
+  static constexpr Duration kSameLine = std::chrono::minutes(1);
+  static constexpr std::size_t kMaxLogged = 1'000;
   std::function<WallTime()> wall_now_;
+  std::mutex mutex_;
+  std::map<std::pair<std::string, std::string>, WallTime> logged_;  // guarded by mutex_
   telemetry::ProblemLog problems_;
 };
 

@@ -23,6 +23,17 @@ Json problems_json(const std::vector<telemetry::Problem>& problems) {
   return list;
 }
 
+bool is_captured(const StatusInput& input, const std::string& name) {
+  if (input.capture == nullptr || !input.capture->ok || input.wanted == nullptr) {
+    return false;
+  }
+  const auto& waiting = input.capture->waiting;
+  const auto& wanted = input.wanted->workloads;
+  return std::find(waiting.begin(), waiting.end(), name) == waiting.end() &&
+         std::any_of(wanted.begin(), wanted.end(),
+                     [&](const capture::Enrolled& enrolled) { return enrolled.name == name; });
+}
+
 Json workloads_json(const StatusInput& input) {
   Json list = Json::array();
   if (input.snapshot == nullptr) {
@@ -39,10 +50,7 @@ Json workloads_json(const StatusInput& input) {
         match = text;
       }
     }
-    const std::string name = workload->id.text();
-    const bool captured = input.capture != nullptr && input.capture->ok &&
-                          std::find(input.capture->waiting.begin(), input.capture->waiting.end(),
-                                    name) == input.capture->waiting.end();
+    const bool captured = is_captured(input, workload->id.text());
     list.push_back({{"name", workload->id.name},
                     {"namespace", workload->id.ns},
                     {"identity", workload->identity.uri()},

@@ -21,6 +21,7 @@ struct StatusInput {
   Duration uptime{};
   const snapshot::Snapshot* snapshot = nullptr;
   const std::vector<std::pair<WorkloadId, std::string>>* matches = nullptr;  ///< "user web"
+  const capture::Spec* wanted = nullptr;               ///< what the supervisor was asked for
   const supervisor::CaptureReport* capture = nullptr;  ///< null before the first report
   bool degraded = false;
   std::vector<telemetry::Problem> problems;

@@ -7,6 +7,7 @@
 #include <csignal>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <thread>
 #include <utility>
@@ -90,6 +91,7 @@ class Worker {
   /// Looks at files, certificates and addresses; rebuilds what depends on what changed.
   void look();
   void rebuild();
+  bool look_at_host();
   bool refresh_identities();
   void assign_slots();
   void report_configuration();
@@ -116,7 +118,7 @@ class Worker {
   std::vector<IpAddress> addresses_;
   std::string host_name_;
   model::Catalog catalog_;
-  std::string passwd_;
+  std::optional<std::string> passwd_;  // none until it could be read once
   CaptureRequest request_;
   bool request_sent_ = false;
   std::shared_ptr<const snapshot::Snapshot> snapshot_;
@@ -209,16 +211,7 @@ void Worker::on_listeners(std::map<std::string, int> by_name, supervisor::Worker
 
 void Worker::look() {
   bool changed = configuration_.refresh();
-  std::vector<IpAddress> addresses = io::host_addresses();
-  if (addresses != addresses_) {
-    addresses_ = std::move(addresses);
-    changed = true;
-  }
-  std::string passwd = storage_.read("/etc/passwd", Configuration::kMaxFile).value_or("");
-  if (passwd != passwd_) {
-    passwd_ = std::move(passwd);
-    changed = true;
-  }
+  changed = look_at_host() || changed;
   if (changed || !snapshot_) {
     catalog_ = model::make_catalog(configuration_.set().accepted(), {host_name_, addresses_});
     hub_.agent().reloads.add();
@@ -232,6 +225,22 @@ void Worker::look() {
   report_configuration();
   report_capture();
   look_timer_->start(kLookEvery);
+}
+
+bool Worker::look_at_host() {
+  // What cannot be read now is as it was: a shortage of descriptors must not read as "no such
+  // user", which would withdraw rules.
+  bool changed = false;
+  if (auto addresses = io::host_addresses(); addresses && *addresses != addresses_) {
+    addresses_ = std::move(*addresses);
+    changed = true;
+  }
+  if (auto passwd = storage_.read("/etc/passwd", Configuration::kMaxFile);
+      passwd && (!passwd_ || *passwd != *passwd_)) {
+    passwd_ = std::move(*passwd);
+    changed = true;
+  }
+  return changed;
 }
 
 bool Worker::refresh_identities() {
@@ -316,7 +325,10 @@ void Worker::rebuild() {
 }
 
 void Worker::send_capture() {
-  CaptureRequest request = make_capture_request(catalog_, slots_, passwd_);
+  if (!passwd_) {
+    return;  // rules of an earlier run stay closed until it is known who is who
+  }
+  CaptureRequest request = make_capture_request(catalog_, slots_, *passwd_);
   const bool same = request_sent_ && request.spec == request_.spec;
   request_ = std::move(request);
   if (same) {
@@ -483,6 +495,7 @@ admin::Response Worker::answer_status() {
   input.snapshot = snapshot_.get();
   input.matches = &matches_;
   input.capture = capture_.get();
+  input.wanted = &request_.spec;
   input.degraded = reports_.degraded();
   input.problems = reports_.list();
   input.connections = hub_.totals();

@@ -7,17 +7,20 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
+#include <cstring>
 
 namespace meshnode::io {
 namespace {
 constexpr std::size_t kMaxAddresses = 1024;
 }
 
-std::vector<IpAddress> host_addresses() {
+Result<std::vector<IpAddress>> host_addresses() {
   std::vector<IpAddress> found;
   ifaddrs* all = nullptr;
   if (getifaddrs(&all) != 0) {
-    return found;
+    return fail(ErrorCode::kUnavailable,
+                std::string("the host's addresses: ") + std::strerror(errno));
   }
   for (const ifaddrs* at = all; at != nullptr && found.size() < kMaxAddresses; at = at->ifa_next) {
     const sockaddr* raw = at->ifa_addr;

@@ -70,7 +70,7 @@ class Inbound::Connection final : public Retirable, private DialEvents, private 
     if (hbone_ != nullptr) {
       hbone_->respond(200);
     }
-    pipe_ = std::make_unique<Pipe>(std::move(stream_), std::move(program),
+    pipe_ = std::make_unique<Pipe>(context().clock, std::move(stream_), std::move(program),
                                    static_cast<PipeEvents*>(this));
     pipe_->start();
   }

@@ -106,8 +106,8 @@ class Outbound::Connection final : public Retirable,
 
   void begin(std::unique_ptr<Stream> far) {
     record_ = context().telemetry.open(labels_, addresses_, context().clock.now());
-    pipe_ =
-        std::make_unique<Pipe>(std::move(stream_), std::move(far), static_cast<PipeEvents*>(this));
+    pipe_ = std::make_unique<Pipe>(context().clock, std::move(stream_), std::move(far),
+                                   static_cast<PipeEvents*>(this));
     pipe_->start();
   }
 

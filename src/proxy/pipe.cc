@@ -4,8 +4,10 @@
 
 namespace meshnode::proxy {
 
-Pipe::Pipe(std::unique_ptr<Stream> caller, std::unique_ptr<Stream> callee, PipeEvents* events)
-    : events_(events),
+Pipe::Pipe(Clock& clock, std::unique_ptr<Stream> caller, std::unique_ptr<Stream> callee,
+           PipeEvents* events)
+    : clock_(clock),
+      events_(events),
       caller_(*this, std::move(caller), true),
       callee_(*this, std::move(callee), false) {
   caller_.other_ = &callee_;
@@ -34,6 +36,7 @@ void Pipe::Side::on_data(MutableBytes data) {
   if (pipe_.done_) {
     return;
   }
+  pipe_.last_heard_ = pipe_.clock_.now();
   pipe_.events_->on_piped(is_caller_, data.size());
   other_->stream_->forward(data);
   if (other_->stream_->queued() > kPauseAbove) {
@@ -47,7 +50,9 @@ void Pipe::Side::on_end() {
   }
   ended_ = true;
   other_->stream_->shutdown();
+  pipe_.last_heard_ = pipe_.clock_.now();
   pipe_.check_done();
+  pipe_.watch_silence();
 }
 
 void Pipe::Side::on_error(const Error& error) {
@@ -62,6 +67,7 @@ void Pipe::Side::on_drained() {
   if (pipe_.done_) {
     return;
   }
+  pipe_.last_heard_ = pipe_.clock_.now();
   if (!other_->ended_) {
     other_->stream_->start_reading();
   }
@@ -73,6 +79,24 @@ void Pipe::check_done() {
       callee_.stream_->queued() == 0) {
     finish({});
   }
+}
+
+void Pipe::watch_silence() {
+  if (done_) {
+    return;
+  }
+  if (!silence_) {
+    silence_ = clock_.timer([this] {
+      if (clock_.now() < last_heard_ + kHalfClosedSilence) {
+        watch_silence();
+        return;
+      }
+      caller_.stream_->reset();
+      callee_.stream_->reset();
+      finish("half-closed and silent for 55 s");
+    });
+  }
+  silence_->start(last_heard_ + kHalfClosedSilence - clock_.now());
 }
 
 void Pipe::finish(const std::string& error) {

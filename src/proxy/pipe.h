@@ -6,6 +6,7 @@
 #include <meshnode/transport.h>
 #include <cstdint>
 #include <memory>
+#include <meshnode/clock.h>
 #include <string>
 
 namespace meshnode::proxy {
@@ -13,6 +14,11 @@ namespace meshnode::proxy {
 /// Reading of one side pauses while more than this waits for the other. One more read may come on
 /// top: at most 512 KiB a direction.
 inline constexpr std::size_t kPauseAbove = std::size_t{256} * 1024;
+
+/// A connection with one direction ended is reset after this long without a byte in the other: the
+/// kernel forgets its translation after 60 s (nf_conntrack_tcp_timeout_close_wait), and what came
+/// later would reach nobody.
+inline constexpr Duration kHalfClosedSilence = std::chrono::seconds(55);
 
 class PipeEvents {
  public:
@@ -25,7 +31,8 @@ class PipeEvents {
 
 class Pipe {
  public:
-  Pipe(std::unique_ptr<Stream> caller, std::unique_ptr<Stream> callee, PipeEvents* events);
+  Pipe(Clock& clock, std::unique_ptr<Stream> caller, std::unique_ptr<Stream> callee,
+       PipeEvents* events);
   /// Starts both directions.
   void start();
   /// Resets both sides; no further events.
@@ -49,11 +56,15 @@ class Pipe {
   };
 
   void check_done();
+  void watch_silence();
   void finish(const std::string& error);
 
+  Clock& clock_;
   PipeEvents* events_;
   Side caller_;
   Side callee_;
+  Instant last_heard_{};
+  std::unique_ptr<Timer> silence_;  // from the first end on
   bool done_ = false;
 };
 
