@@ -18,8 +18,8 @@
 #include "agent/proxy_threads.h"
 #include "agent/reports.h"
 #include "agent/status.h"
-#include "base/line_writer.h"
 #include "base/log.h"
+#include "base/log_writer.h"
 #include "identity/files.h"
 #include "io/file_storage.h"
 #include "io/interfaces.h"
@@ -38,25 +38,14 @@ constexpr Duration kLookEvery = std::chrono::seconds(2);
 constexpr Duration kAskIdleEvery = std::chrono::milliseconds(50);
 constexpr unsigned kMaxThreads = 64;
 
-/// One line writer for log and access log: lines of both stay whole.
+/// Log and access log share one writer: lines of both stay whole.
 class StderrSink final : public telemetry::AccessSink {
  public:
-  StderrSink()
-      : writer_(STDERR_FILENO, [](std::uint64_t lost) {
-          std::string line;
-          const log::Field fields[] = {{"lines", lost}};
-          log::append_line(line, log::Format::kText, std::chrono::system_clock::now(),
-                           log::Level::kWarn, "log", "lines were dropped: stderr is slow", fields);
-          return line;
-        }) {
-    log::set_sink([this](std::string_view text) { writer_.line(text); });
-  }
-  ~StderrSink() override { log::set_sink({}); }
   void line(std::string_view text) override { writer_.line(text); }
   std::uint64_t dropped() const override { return writer_.dropped(); }
 
  private:
-  LineWriter writer_;
+  log::LogWriter writer_;
 };
 
 std::string describe(const model::Match& match) {

@@ -1,7 +1,10 @@
 #include "base/line_writer.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -17,11 +20,26 @@ constexpr auto kLastWords = std::chrono::seconds(1);
 // How often a blocked thread looks whether it is to stop.
 constexpr auto kLookUp = std::chrono::milliseconds(100);
 
+mode_t type_of(int descriptor) {
+  struct stat facts {};
+  return fstat(descriptor, &facts) == 0 ? facts.st_mode & S_IFMT : 0;
+}
+
+// Between a poll that finds room and the write, another process may fill a shared pipe, and the
+// write would wait for ever.
+int open_anew(int descriptor) {
+  if (type_of(descriptor) != S_IFIFO) return -1;
+  const std::string path = "/proc/self/fd/" + std::to_string(descriptor);
+  return open(path.c_str(), O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+}
+
 }  // namespace
 
 LineWriter::LineWriter(int descriptor, std::function<std::string(std::uint64_t)> dropped_line,
                        std::size_t max_bytes)
     : descriptor_(descriptor),
+      socket_(type_of(descriptor) == S_IFSOCK),
+      own_(open_anew(descriptor)),
       dropped_line_(std::move(dropped_line)),
       max_bytes_(max_bytes),
       thread_([this] { run(); }) {}
@@ -33,6 +51,7 @@ LineWriter::~LineWriter() {
   }
   wake_.notify_one();
   thread_.join();
+  if (own_ >= 0) close(own_);
 }
 
 void LineWriter::line(std::string_view line) {
@@ -103,11 +122,13 @@ bool LineWriter::write_some(std::string_view& text) {
       if (now >= *deadline_) return false;
     }
   }
-  pollfd wanted{descriptor_, POLLOUT, 0};
+  const int to = own_ >= 0 ? own_ : descriptor_;
+  pollfd wanted{to, POLLOUT, 0};
   int ready = poll(&wanted, 1, static_cast<int>(kLookUp.count()));
   if (ready < 0) return errno == EINTR;
   if (ready == 0) return true;
-  ssize_t count = write(descriptor_, text.data(), text.size());
+  const ssize_t count = socket_ ? send(to, text.data(), text.size(), MSG_DONTWAIT | MSG_NOSIGNAL)
+                                : write(to, text.data(), text.size());
   if (count < 0) return errno == EAGAIN || errno == EINTR;
   text.remove_prefix(static_cast<std::size_t>(count));
   return true;

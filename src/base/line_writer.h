@@ -40,6 +40,10 @@ class LineWriter {
   bool write_some(std::string_view& text);
 
   const int descriptor_;
+  const bool socket_;
+  /// A pipe's writing end opened anew, so that it does not block though `descriptor_` does, which
+  /// others share; -1 where that is not possible.
+  const int own_;
   const std::function<std::string(std::uint64_t)> dropped_line_;
   const std::size_t max_bytes_;
   mutable std::mutex mutex_;

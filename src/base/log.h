@@ -91,7 +91,7 @@ bool enabled(Level level, std::string_view scope);
 Status set_level(std::string_view setting);
 void set_format(Format format);
 /// Where lines go, without line feed, from any thread, one at a time; empty: stderr. A sink
-/// must not log. A sink that may block makes whoever logs wait: give a base/line_writer.h.
+/// must not log. A sink that may block makes whoever logs wait: see base/log_writer.h.
 void set_sink(std::function<void(std::string_view line)> sink);
 
 }  // namespace meshnode::log

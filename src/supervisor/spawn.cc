@@ -39,7 +39,8 @@ std::vector<char*> worker_environment() {
   return kept;
 }
 
-// Everything below, down to spawn_worker(), runs between fork and exec: system calls only.
+// Everything below, down to spawn_worker(), runs between fork and exec: system calls only, for the
+// log's thread may have held any lock at the fork.
 
 [[noreturn]] void give_up(const char* what, int exit_code) {
   const char* const prefix = "meshnode: cannot start the worker: ";
@@ -141,12 +142,12 @@ Result<WorkerProcess> spawn_worker(const std::string& program, const std::vector
   sigset_t all;
   sigset_t before;
   ::sigfillset(&all);
-  ::sigprocmask(SIG_SETMASK, &all, &before);
+  ::pthread_sigmask(SIG_SETMASK, &all, &before);
   const pid_t pid = ::fork();
   if (pid == 0)
     become_worker(program.c_str(), arguments.data(), environment.data(), channel, supervisor);
   const int fork_error = errno;
-  ::sigprocmask(SIG_SETMASK, &before, nullptr);
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
   if (pid < 0) {
     return fail(ErrorCode::kUnavailable, std::string("fork: ") + std::strerror(fork_error));
   }

@@ -6,6 +6,7 @@
 
 #include "base/escape.h"
 #include "base/log.h"
+#include "base/log_writer.h"
 #include "io/host_kernel.h"
 #include "io/loop.h"
 #include "supervisor/notify.h"
@@ -288,6 +289,8 @@ void Supervisor::complain() {
 Result<int> run_supervisor(Options options) {
   // A log whose reader went away must not end the agent.
   ::signal(SIGPIPE, SIG_IGN);
+  // And one who is slow must not keep it from replacing a worker, or from ending.
+  log::LogWriter writer;
   io::Loop loop;
   io::HostKernel kernel;
   Supervisor supervisor(loop, std::move(options), kernel);

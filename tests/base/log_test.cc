@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/line_writer.h"
+#include "base/log_writer.h"
 
 namespace meshnode {
 namespace {
@@ -189,6 +190,43 @@ TEST_CASE("a line writer whose reader is gone neither dies nor blocks") {
   pipe.close_end(0);
   for (int i = 0; i < 100; ++i) writer.line(std::string(99, 'x'));
   CHECK(writer.dropped() > 0);
+}
+
+TEST_CASE("a log writer takes the log while it lives and writes all of it before it ends") {
+  Pipe pipe;
+  {
+    log::LogWriter writer(pipe.ends[1]);
+    writer.line("GET /");
+    for (int i = 0; i < 100; ++i) log::info("a", "last words", {{"n", i}});
+  }
+  CHECK((fcntl(pipe.ends[1], F_GETFL) & O_NONBLOCK) == 0);
+  const std::string all = pipe.read_all();
+  CHECK(all.starts_with("GET /\n"));
+  CHECK(all.ends_with("\tinfo\ta\tlast words n=99\n"));
+}
+
+TEST_CASE("whoever logs does not wait for a stuck reader, and lost lines are counted") {
+  Pipe pipe;
+  log::LogWriter writer(pipe.ends[1]);
+  const std::string text(999, 'x');
+  const auto start = std::chrono::steady_clock::now();
+  for (int i = 0; i < 4'000; ++i) log::info("a", text);
+  CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(2));
+  CHECK(writer.dropped() > 1'000);
+}
+
+TEST_CASE("a line writer's last second is the last one also when others fill the pipe") {
+  Pipe pipe;
+  const auto start = std::chrono::steady_clock::now();
+  {
+    LineWriter one(pipe.ends[1], told);
+    LineWriter other(pipe.ends[1], told);
+    for (int i = 0; i < 4'000; ++i) {
+      one.line(std::string(99, 'x'));
+      other.line(std::string(99, 'y'));
+    }
+  }
+  CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(4));
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 #include "supervisor/supervisor.h"
 
+#include <fcntl.h>
 #include <net/if.h>
 #include <netinet/in.h>
 #include <sched.h>
@@ -35,7 +36,7 @@ namespace {
 
 class FakeWorker {
  public:
-  enum class Kind { kPlain, kStubborn, kTalksNonsense, kEnrolls };
+  enum class Kind { kPlain, kStubborn, kTalksNonsense, kEnrolls, kNoisy };
 
   explicit FakeWorker(Kind kind)
       : kind_(kind),
@@ -61,6 +62,13 @@ class FakeWorker {
           std::make_unique<io::FdWatch>(loop_, listener, [this, listener] { answer(listener); }));
     }
     listeners_ = by_name.size();
+    if (kind_ == Kind::kNoisy) {
+      ::fcntl(STDERR_FILENO, F_SETFL, O_NONBLOCK);
+      const std::string noise(4096, 'n');
+      while (::write(STDERR_FILENO, noise.data(), noise.size()) > 0) {
+      }
+      ::fcntl(STDERR_FILENO, F_SETFL, 0);
+    }
     capture::Spec spec;
     if (kind_ == Kind::kEnrolls) {
       spec.workloads.push_back({"test/web", 1, capture::ByUser{54321}, {9080}});
@@ -100,6 +108,7 @@ TEST_CASE("plain worker", "[.worker]") { FakeWorker(FakeWorker::Kind::kPlain).ru
 TEST_CASE("stubborn worker", "[.worker]") { FakeWorker(FakeWorker::Kind::kStubborn).run(); }
 TEST_CASE("nonsense worker", "[.worker]") { FakeWorker(FakeWorker::Kind::kTalksNonsense).run(); }
 TEST_CASE("enrolling worker", "[.worker]") { FakeWorker(FakeWorker::Kind::kEnrolls).run(); }
+TEST_CASE("noisy worker", "[.worker]") { FakeWorker(FakeWorker::Kind::kNoisy).run(); }
 TEST_CASE("dying worker", "[.worker]") { ::_exit(5); }
 
 namespace {
@@ -182,7 +191,8 @@ bool eventually(const std::function<bool()>& holds, milliseconds patience = mill
 /// A supervisor in a process of its own, ended with the object.
 class Agent {
  public:
-  explicit Agent(const char* worker, Duration drain = kDrainDeadline) {
+  /// With `log`, the writing end of a pipe, that is its stderr.
+  explicit Agent(const char* worker, Duration drain = kDrainDeadline, int log = -1) : log_(log) {
     std::string name = "/tmp/meshnode-supervisor-XXXXXX";
     REQUIRE(::mkdtemp(name.data()) != nullptr);
     directory_ = name;
@@ -210,6 +220,7 @@ class Agent {
     pid_ = ::fork();
     REQUIRE(pid_ >= 0);
     if (pid_ == 0) {
+      if (log_ >= 0) ::dup2(log_, STDERR_FILENO);
       const auto code = run_supervisor(options_);
       ::_exit(code ? *code : 77);
     }
@@ -253,6 +264,7 @@ class Agent {
   std::string directory_;
   Options options_;
   Descriptor manager_;
+  int log_ = -1;
   pid_t pid_ = -1;
 };
 
@@ -323,6 +335,42 @@ TEST_CASE("a worker that dies at every start is tried again and again") {
   CHECK(agent.exit_code(milliseconds(1500)) == -1);
   agent.signal(SIGTERM);
   CHECK(agent.exit_code() == 0);
+}
+
+TEST_CASE("a log that nobody reads keeps no worker from being replaced and no agent from ending") {
+  if (!own_network()) return;
+  std::array<int, 2> log{};
+  REQUIRE(::pipe2(log.data(), O_CLOEXEC) == 0);
+  const Descriptor unread(log[0]);
+  const Descriptor full(log[1]);
+  Agent agent("noisy worker", kDrainDeadline, full.get());
+  REQUIRE(agent.ready());
+  for (std::uint64_t round = 1; round <= 3; ++round) {
+    const pid_t worker = ask().pid;
+    REQUIRE(worker > 0);
+    ::kill(worker, SIGKILL);
+    CHECK(ask().restarts == round);
+  }
+  agent.signal(SIGTERM);
+  CHECK(agent.exit_code() == 0);
+}
+
+TEST_CASE("the last lines of an agent's log are written before it ends") {
+  if (!own_network()) return;
+  std::array<int, 2> log{};
+  REQUIRE(::pipe2(log.data(), O_CLOEXEC | O_NONBLOCK) == 0);
+  const Descriptor reader(log[0]);
+  const Descriptor writer(log[1]);
+  Agent agent("plain worker", kDrainDeadline, writer.get());
+  REQUIRE(agent.ready());
+  agent.signal(SIGTERM);
+  REQUIRE(agent.exit_code() == 0);
+  std::array<char, 16384> text{};
+  const ssize_t got = ::read(reader.get(), text.data(), text.size());
+  REQUIRE(got > 0);
+  const std::string lines(text.data(), static_cast<std::size_t>(got));
+  CHECK(lines.find("ready: traffic flows") != std::string::npos);
+  CHECK(lines.find("rules removed") != std::string::npos);
 }
 
 TEST_CASE("a worker that talks nonsense is replaced") {
