@@ -175,9 +175,7 @@ void Pool::open_failed(const PoolKey& key, telemetry::Flag flag, const Error& er
   }
 }
 
-void Pool::on_tunnel_ready(Tunnel& tunnel) {
-  serve_soon(*key_of_[&tunnel]);
-}
+void Pool::on_tunnel_ready(Tunnel& tunnel) { serve_soon(*key_of_[&tunnel]); }
 
 void Pool::on_tunnel_changed(Tunnel& tunnel) {
   const auto found = key_of_.find(&tunnel);
@@ -199,10 +197,10 @@ void Pool::on_tunnel_gone(Tunnel& tunnel, bool handshake, const std::string& err
   // A server that refuses our certificate says so after our end of the handshake (RFC 8446 §4.4.2),
   // and one that ends a tunnel unused would do so with the next: trying on would never end.
   if (handshake || (!tunnel.was_of_use() && !(error.empty() && entry.waiting.empty()))) {
-    open_failed(key, telemetry::Flag::kTlsFailure,
-                {ErrorCode::kTls,
-                 fmt::format("no tunnel to {}: {}", key.to.text(),
-                             error.empty() ? "the far agent ended it at once" : error)});
+    open_failed(
+        key, telemetry::Flag::kTlsFailure,
+        {ErrorCode::kTls, fmt::format("no tunnel to {}: {}", key.to.text(),
+                                      error.empty() ? "the far agent ended it at once" : error)});
     return;
   }
   serve_soon(key);
