@@ -34,6 +34,23 @@ void check_identity_source(Join& join, bool has_node) {
                "Node document");
 }
 
+void check_address(Join& join, const CatalogInput& input) {
+  Catalog& catalog = join.catalog;
+  const auto& local = input.local_addresses;
+  if (!catalog.node.address ||
+      std::find(local.begin(), local.end(), *catalog.node.address) != local.end()) {
+    return;
+  }
+  catalog.address_elsewhere = catalog.node.address;
+  join.problem("node-address-elsewhere", fmt::format("Node {}", catalog.node_name),
+               fmt::format("its spec.address {} is on no interface of this host: other nodes are "
+                           "taken to reach this host there through address translation; its own "
+                           "workloads are dialled at {}",
+                           catalog.node.address->text(),
+                           catalog.dial_address(catalog.node.address->family()).text()),
+               "nothing to do behind NAT; else set spec.address to an address of this host", true);
+}
+
 void check_defaults(Join& join) {
   std::vector<std::string> defaults;
   for (const CatalogWorkload& workload : join.catalog.workloads) {
@@ -109,6 +126,27 @@ bool Join::spend(std::size_t amount, std::string_view object) {
   return false;
 }
 
+IpAddress Catalog::dial_address(const IpAddress& own) const {
+  return own == address_elsewhere ? dial_address(own.family()) : own;
+}
+
+IpAddress Catalog::dial_address(Family family) const {
+  const auto dialable = [&](const IpAddress& ip) {
+    return ip != address_elsewhere && (ip.is_v4() || !ip.is_link_local());
+  };
+  for (const IpAddress& ip : addresses) {
+    if (ip.family() == family && dialable(ip)) return ip;
+  }
+  const auto any = std::find_if(addresses.begin(), addresses.end(), dialable);
+  if (any != addresses.end()) return *any;
+  return loopback(family);
+}
+
+IpAddress loopback(Family family) {
+  return family == Family::kV4 ? IpAddress::v4({127, 0, 0, 1})
+                               : IpAddress::v6({0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1});
+}
+
 void join_node(Join& join, const CatalogInput& input) {
   Catalog& catalog = join.catalog;
   catalog.node_name = input.default_node_name;
@@ -122,6 +160,7 @@ void join_node(Join& join, const CatalogInput& input) {
   }
   if (catalog.node.address) add_address(join, *catalog.node.address);
   for (const IpAddress& address : input.local_addresses) add_address(join, address);
+  check_address(join, input);
   check_identity_source(join, has_node);
 }
 

@@ -81,6 +81,9 @@ struct Catalog {
   std::string node_name;
   NodeSpec node;
   std::vector<IpAddress> addresses;  ///< this node's, spec.address first, no loopback
+  /// spec.address when no interface of this host has it (behind NAT, or a mistake): it stands for
+  /// this node in what is written down, but what is sent there leaves the host.
+  std::optional<IpAddress> address_elsewhere;
   std::vector<CatalogWorkload> workloads;
   std::vector<Member> members;
   std::vector<CatalogService> services;
@@ -88,6 +91,13 @@ struct Catalog {
   /// Declared port to the one workload (index into workloads) that answers it on this node.
   std::map<std::uint16_t, std::size_t> inbound;
   std::vector<CatalogProblem> problems;
+
+  /// Where this host dials a Workload of its own that was asked for at `own`, one of `addresses`
+  /// or loopback: always an address that the host has.
+  IpAddress dial_address(const IpAddress& own) const;
+  /// The same for a Workload named without an address: of the wanted family if the host has one
+  /// that is not link-local, else of the other, else loopback.
+  IpAddress dial_address(Family family) const;
 };
 
 struct CatalogInput {

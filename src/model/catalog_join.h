@@ -43,6 +43,8 @@ struct Join {
   bool spend(std::size_t amount, std::string_view object);
 };
 
+IpAddress loopback(Family family);
+
 /// Members: Workloads first (so that member and workload indices agree), then WorkloadEntries.
 void join_node(Join& join, const CatalogInput& input);
 void join_workloads(Join& join);

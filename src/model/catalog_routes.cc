@@ -67,20 +67,17 @@ std::optional<std::uint16_t> target_port(const Join& join, std::size_t member,
   return entry_port(*join.entries.at(member), port);
 }
 
-/// The address of this node to dial a workload of its own at, of the wanted family if there is one.
-IpAddress own_address(const Join& join, Family family) {
-  const auto dialable = [](const IpAddress& ip) { return ip.is_v4() || !ip.is_link_local(); };
-  for (const IpAddress& ip : join.catalog.addresses) {
-    if (ip.family() == family && dialable(ip)) return ip;
-  }
-  for (const IpAddress& ip : join.catalog.addresses) {
-    if (dialable(ip)) return ip;
-  }
-  return IpAddress::v4({127, 0, 0, 1});
+/// Whether a tunnelled entry at an address of this node may be taken for the Workload there. What
+/// is sent to an address of the host itself ends here whatever the entry says; of one that is only
+/// said to be ours, both must say the same, or a mistake would swap two workloads.
+bool stands_for(const Join& join, const Member& entry, std::size_t workload) {
+  return entry.address != join.catalog.address_elsewhere ||
+         entry.identity == join.catalog.members[workload].identity;
 }
 
 /// Where a member's port is reached, or nothing: an address of this node leads to the Workload that
-/// declares the port, and to nobody if none does and the entry speaks of a tunnel.
+/// declares the port, and to nobody if none does and the entry speaks of a tunnel. A Workload is
+/// dialled at an address that the host has.
 std::optional<CatalogEndpoint> endpoint_of(const Join& join, std::size_t member, std::uint16_t port,
                                            Family family) {
   const Member& who = join.catalog.members[member];
@@ -88,10 +85,12 @@ std::optional<CatalogEndpoint> endpoint_of(const Join& join, std::size_t member,
   const bool answered = inbound != join.catalog.inbound.end();
   if (who.local) {
     if (!answered || join.catalog.members[inbound->second].identity != who.identity) return {};
-    return CatalogEndpoint{{own_address(join, family), port}, inbound->second};
+    return CatalogEndpoint{{join.catalog.dial_address(family), port}, inbound->second};
   }
   if (join.own_addresses.count(who.address) != 0) {
-    if (answered) return CatalogEndpoint{{who.address, port}, inbound->second};
+    if (answered && (!who.tunnelled || stands_for(join, who, inbound->second))) {
+      return CatalogEndpoint{{join.catalog.dial_address(who.address), port}, inbound->second};
+    }
     if (who.tunnelled) return {};
   }
   return CatalogEndpoint{{who.address, port}, member};
@@ -110,8 +109,8 @@ void claim(Join& join, std::size_t member, std::uint16_t port, std::optional<std
   for (const IpAddress& ip : join.catalog.addresses) {
     if (ip.is_v4() || !ip.is_link_local()) add(ip);
   }
-  add(IpAddress::v4({127, 0, 0, 1}));
-  add(IpAddress::v6({0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1}));
+  add(loopback(Family::kV4));
+  add(loopback(Family::kV6));
 }
 
 void report_target(Join& join, const ServiceView& service, const ServicePort& port,
@@ -269,10 +268,12 @@ std::optional<std::size_t> owner_of(Join& join, const SocketAddress& address,
   return chosen;
 }
 
-/// An address and port of this node: the Workload that declares it, whatever entries say.
+/// An address and port of this node: the Workload that declares it, whatever entries say, unless
+/// only spec.address says that the address is this node's and an entry says otherwise.
 std::optional<std::size_t> own_owner_of(Join& join, const SocketAddress& address,
                                         const Claims& claims) {
   const auto inbound = join.catalog.inbound.find(address.port);
+  bool disputed = false;
   for (const auto& other : claims) {
     const Member& member = join.catalog.members[other.first];
     if (member.local || !member.tunnelled) continue;
@@ -288,8 +289,10 @@ std::optional<std::size_t> own_owner_of(Join& join, const SocketAddress& address
                                "hosts will refuse the workload",
                                join.catalog.workloads[inbound->second].id.text(), address.text()),
                    "make namespace and serviceAccount of both the same");
+      disputed = disputed || !stands_for(join, member, inbound->second);
     }
   }
+  if (disputed) return {};
   if (inbound != join.catalog.inbound.end()) return inbound->second;
   const bool closed = std::any_of(claims.begin(), claims.end(), [&](const auto& c) {
     const Member& member = join.catalog.members[c.first];
@@ -308,7 +311,9 @@ void join_claim(Join& join, const SocketAddress& address, const Claims& claims) 
     for (const auto& by : claims) services.insert(by.second.begin(), by.second.end());
     if (services.size() == 1) route.service = *services.begin();
     if (services.empty()) route.service = implicit_service(join, join.catalog.members[*owner]);
-    route.endpoints.push_back({address, *owner});
+    const bool local = join.catalog.members[*owner].local.has_value();
+    const IpAddress ip = local ? join.catalog.dial_address(address.ip) : address.ip;
+    route.endpoints.push_back({{ip, address.port}, *owner});
   }
   const auto existing = join.routes.find(address);
   if (existing == join.routes.end()) {

@@ -106,6 +106,19 @@ void ConfigSet::update_failed(const std::string& path, const std::string& reason
   reject(file, std::move(rejection));
 }
 
+std::vector<std::string> ConfigSet::adopt_saved() {
+  std::vector<std::string> adopted;
+  for (auto& [path, good] : saved_) {
+    const auto [it, fresh] = files_.try_emplace(path);
+    if (!fresh) continue;
+    it->second.good = std::move(good);
+    adopted.push_back(path);
+    dirty_ = true;
+  }
+  saved_.clear();
+  return adopted;
+}
+
 void ConfigSet::remove(const std::string& path) {
   files_.erase(path);
   saved_.erase(path);

@@ -54,6 +54,9 @@ class ConfigSet {
   /// only once that file is seen by update() or update_failed(). Resources that no longer decode
   /// are left out. kInvalid, and nothing is taken, when the text is not of save()'s form.
   Status restore(std::string_view saved);
+  /// For when the present files cannot be told: every saved version not taken yet comes into force
+  /// as if its file had been seen. The files it did that for, sorted; none on a second call.
+  std::vector<std::string> adopt_saved();
   /// Call once every present file was seen: saved versions of other files are forgotten.
   void end_restore() { saved_.clear(); }
 

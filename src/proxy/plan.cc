@@ -82,7 +82,7 @@ InboundPlan plan_tunnelled(const Snapshot& snapshot, const std::string& authorit
     return {nullptr, Refuse{Flag::kConnect, fmt::format("{} is no declared endpoint of {}",
                                                         destination->text(), presented.uri())}};
   }
-  return {std::move(callee), GoDirect{*destination}};
+  return {std::move(callee), GoDirect{snapshot.dial_address(*destination)}};
 }
 
 }  // namespace meshnode::proxy

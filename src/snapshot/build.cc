@@ -112,6 +112,9 @@ class Builder {
     std::vector<IpAddress> addresses = catalog_.addresses;
     addresses.push_back(IpAddress::v4({127, 0, 0, 1}));
     addresses.push_back(IpAddress::v6({0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1}));
+    if (const auto& elsewhere = catalog_.address_elsewhere) {
+      snapshot.dialled_as.emplace(*elsewhere, catalog_.dial_address(*elsewhere));
+    }
     for (const auto& entry : catalog_.inbound) {
       for (const IpAddress& ip : addresses) {
         snapshot.inbound.emplace(SocketAddress{ip, entry.first}, local_[entry.second]);

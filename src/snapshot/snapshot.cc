@@ -38,6 +38,11 @@ std::shared_ptr<const LocalWorkload> Snapshot::callee(const SocketAddress& desti
   return it == inbound.end() ? nullptr : it->second;
 }
 
+SocketAddress Snapshot::dial_address(const SocketAddress& destination) const {
+  if (!dialled_as || dialled_as->first != destination.ip) return destination;
+  return {dialled_as->second, destination.port};
+}
+
 Result<std::shared_ptr<const LocalWorkload>> Snapshot::for_server_name(
     std::optional<std::string_view> server_name) const {
   if (server_name) {

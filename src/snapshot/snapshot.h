@@ -11,6 +11,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <variant>
 #include <vector>
 #include "tls/credential.h"
@@ -82,6 +83,9 @@ class Snapshot {
   std::unordered_map<SocketAddress, Route> routes;
   /// Declared ports of this node's workloads at each of the node's addresses.
   std::unordered_map<SocketAddress, std::shared_ptr<const LocalWorkload>> inbound;
+  /// An address of `inbound` that the host itself does not have, and the one it has to dial
+  /// instead.
+  std::optional<std::pair<IpAddress, IpAddress>> dialled_as;
   std::unordered_map<std::string, std::shared_ptr<const LocalWorkload>> by_server_name;
   std::unordered_map<std::uint16_t, std::shared_ptr<const LocalWorkload>> by_slot;
   std::unordered_map<SpiffeId, Party> parties;       ///< known workloads by identity
@@ -91,6 +95,8 @@ class Snapshot {
   std::shared_ptr<const LocalWorkload> caller(std::uint16_t slot) const;
   /// The workload whose declared endpoint this is. A loopback address stands for the node itself.
   std::shared_ptr<const LocalWorkload> callee(const SocketAddress& destination) const;
+  /// Where to dial a callee() that was asked for at `destination`: an address that the host has.
+  SocketAddress dial_address(const SocketAddress& destination) const;
   /// Which workload's certificate a tunnel asks for (design §4); without a server name the only
   /// workload or the one marked default.
   Result<std::shared_ptr<const LocalWorkload>> for_server_name(

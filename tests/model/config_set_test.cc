@@ -180,6 +180,27 @@ TEST_CASE("the last good versions survive a restart, of files that still exist")
   CHECK(again.accepted()[0]->origin.text() == "a.yaml:2:1");
 }
 
+TEST_CASE("what was last good can be adopted while no file can be seen") {
+  ConfigSet before;
+  before.update("a.yaml", service("x", on("10.9.0.1")));
+  before.update("b.yaml", service("z", on("10.9.0.3")));
+  before.update("c.yaml", service("w", on("10.9.0.4")));
+
+  ConfigSet after;
+  REQUIRE(after.restore(before.save()));
+  after.update("c.yaml", service("w", on("10.9.0.5")));
+  CHECK(after.adopt_saved() == Names{"a.yaml", "b.yaml"});
+  CHECK(in_force(after) == Names{"w=10.9.0.5", "x=10.9.0.1", "z=10.9.0.3"});
+  CHECK(after.rejected().empty());
+  CHECK(after.adopt_saved().empty());
+  // From here on they are files like any others.
+  after.update("a.yaml", "a: [");
+  after.remove("b.yaml");
+  after.end_restore();
+  CHECK(in_force(after) == Names{"w=10.9.0.5", "x=10.9.0.1"});
+  CHECK(after.rejected().size() == 1);
+}
+
 TEST_CASE("a damaged save is refused whole") {
   ConfigSet full;
   full.update("a.yaml", service("x", on("10.9.0.1")));

@@ -35,7 +35,8 @@ TEST_CASE("the example files load together without a complaint") {
   CHECK(set.rejected().empty());
   CHECK(set.accepted().size() == 7);
 
-  const Catalog catalog = make_catalog(set.accepted(), {"unnamed", {}});
+  const Catalog catalog =
+      make_catalog(set.accepted(), {"unnamed", {IpAddress::v4({10, 77, 0, 1})}});
   for (const CatalogProblem& problem : catalog.problems) UNSCOPED_INFO(problem.message);
   CHECK(catalog.problems.empty());
   CHECK(catalog.node_name == "web-1");

@@ -70,7 +70,8 @@ SlotTable slots_of(const model::Catalog& catalog) {
 
 std::shared_ptr<const Snapshot> snapshot_of(const std::string& text,
                                             const Credentials& credentials = {}) {
-  const model::Catalog catalog = catalog_of(text, {*IpAddress::parse("fd00::1")});
+  const model::Catalog catalog =
+      catalog_of(text, {*IpAddress::parse("10.77.0.1"), *IpAddress::parse("fd00::1")});
   return build(catalog, slots_of(catalog), credentials, 7);
 }
 

@@ -32,6 +32,9 @@ class FakeStorage final : public Storage {
   }
   /// Every read of `path` fails so until it is put anew.
   void fail_reads(const std::string& path, Error error) { files_.at(path).broken = error; }
+  void mend_reads(const std::string& path) { files_.at(path).broken.reset(); }
+  /// Every list() fails so, until nothing is given.
+  void fail_lists(std::optional<Error> error) { lists_broken_ = std::move(error); }
   bool has(const std::string& path) const { return files_.contains(path); }
   int reads() const { return reads_; }
 
@@ -54,6 +57,7 @@ class FakeStorage final : public Storage {
 
   Result<std::vector<FileInfo>> list(const std::string& directory, const std::string& suffix,
                                      std::size_t max_files) const override {
+    if (lists_broken_) return fail(*lists_broken_);
     std::vector<FileInfo> found;
     for (const auto& [path, file] : files_) {
       bool below = path.starts_with(directory + "/") && path.ends_with(suffix);
@@ -92,6 +96,7 @@ class FakeStorage final : public Storage {
   std::map<std::string, File> files_;
   WallTime last_change_{};
   std::uint64_t last_inode_ = 0;
+  std::optional<Error> lists_broken_;
   mutable int reads_ = 0;
 };
 
