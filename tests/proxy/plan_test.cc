@@ -226,3 +226,17 @@ TEST_CASE("a tunnelled connection reaches only what its certificate answers for"
     }
   }
 }
+
+TEST_CASE("an authority that only translation leads here is dialled at an address of the host") {
+  auto snapshot = some_snapshot();
+  const std::vector<IpAddress> advertised = {ip("203.0.113.7")};
+  enrol(snapshot, workload(kReviews, 3, {6060}), advertised);
+  snapshot.dialled_as.emplace(ip("203.0.113.7"), ip("10.0.0.1"));
+  const InboundPlan plan = plan_tunnelled(snapshot, "203.0.113.7:6060", kReviews);
+  REQUIRE(std::holds_alternative<GoDirect>(plan.step));
+  CHECK(std::get<GoDirect>(plan.step).to == at("10.0.0.1:6060"));
+  REQUIRE(plan.callee);
+  CHECK(plan.callee->identity == kReviews);
+  CHECK(
+      std::holds_alternative<Refuse>(plan_tunnelled(snapshot, "203.0.113.7:6060", kProduct).step));
+}
