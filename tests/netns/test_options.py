@@ -79,9 +79,9 @@ def test_the_access_log_can_be_json(with_options):
 
     def line():
         lines = [json.loads(text) for text in mesh.b.log().splitlines() if text.startswith("{")]
-        return next(found for found in lines if found.get("direction") == "inbound")
+        return [found for found in lines if found.get("direction") == "inbound"]
 
-    found = eventually(line, 5, what="a line of JSON")
+    found = eventually(line, 5, what="a line of JSON")[0]
     assert found["dst.workload"] == "web" and found["src.workload"] == "client"
     assert found["bytes_sent"] == 5 and found["bytes_recv"] == 5
 
