@@ -8,6 +8,7 @@ MESHNODE_KEEP_LOGS=1 keeps the agents' logs in /tmp/meshnode-logs-*.
 
 import glob
 import os
+import signal
 import sys
 
 import pytest
@@ -19,6 +20,8 @@ import system  # noqa: E402
 
 
 def pytest_configure(config):
+    # A watchdog's SIGTERM ends the run as Ctrl-C does: what was made is removed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     config.addinivalue_line("markers", "full: takes minutes; runs with MESHNODE_SCALE=1 only")
     if os.geteuid() != 0:
         raise pytest.UsageError("tests/netns: needs root, for network namespaces; run it with sudo")
