@@ -74,7 +74,9 @@ class Worker {
   int run();
 
  private:
-  void on_listeners(std::map<std::string, int> by_name, supervisor::WorkerHistory history);
+  void on_listeners(std::map<std::string, int> by_name, supervisor::WorkerHistory history,
+                    const supervisor::Steering& steering);
+  void restore_slots(const supervisor::Steering& steering);
   void on_capture_report(supervisor::CaptureReport report);
   void on_drain();
   /// Looks at files, certificates and addresses; rebuilds what depends on what changed.
@@ -83,6 +85,9 @@ class Worker {
   bool look_at_host();
   bool refresh_identities();
   void assign_slots();
+  /// Tries again at every look until what is in force is kept.
+  void save_slots();
+  std::string slots_path() const { return options_.state_dir + "/slots"; }
   void report_configuration();
   void report_capture();
   void send_capture();
@@ -104,6 +109,8 @@ class Worker {
   std::string identity_directory_;
   identity::FileIdentities::View credentials_;
   snapshot::SlotTable slots_;
+  std::string saved_slots_;
+  std::string slots_problem_;
   std::vector<IpAddress> addresses_;
   std::string host_name_;
   model::Catalog catalog_;
@@ -141,8 +148,9 @@ Worker::Worker(const WorkerOptions& options)
   link_ = std::make_unique<supervisor::WorkerLink>(
       loop_, options.channel_fd,
       supervisor::WorkerCallbacks{
-          [this](std::map<std::string, int> by_name, supervisor::WorkerHistory history) {
-            on_listeners(std::move(by_name), std::move(history));
+          [this](std::map<std::string, int> by_name, supervisor::WorkerHistory history,
+                 const supervisor::Steering& steering) {
+            on_listeners(std::move(by_name), std::move(history), steering);
           },
           [this] { look(); }, [this] { on_drain(); },
           [this](supervisor::CaptureReport report) { on_capture_report(std::move(report)); },
@@ -159,7 +167,8 @@ int Worker::run() {
   return exit_code_;
 }
 
-void Worker::on_listeners(std::map<std::string, int> by_name, supervisor::WorkerHistory history) {
+void Worker::on_listeners(std::map<std::string, int> by_name, supervisor::WorkerHistory history,
+                          const supervisor::Steering& steering) {
   history_ = std::move(history);
   hub_.agent().worker_restarts.add(history_.restarts);
   if (history_.restarts > 0) {
@@ -168,13 +177,7 @@ void Worker::on_listeners(std::map<std::string, int> by_name, supervisor::Worker
                         history_.last_reason + "; its connections were cut",
                     "look for what the log says before that, and report it", false, false});
   }
-  const std::string slots_path = options_.state_dir + "/slots";
-  if (const auto saved = storage_.read(slots_path, Configuration::kMaxFile)) {
-    if (auto restored = slots_.restore(*saved); !restored) {
-      log::warn("agent", "starting with new capture slots",
-                {{"file", slots_path}, {"error", restored.error().message}});
-    }
-  }
+  restore_slots(steering);
   look();
   proxy::ListenerSet set;
   const auto collect = [&by_name](std::vector<int>& into, const std::string& name) {
@@ -198,6 +201,38 @@ void Worker::on_listeners(std::map<std::string, int> by_name, supervisor::Worker
   config_watch_ = std::make_unique<io::TreeWatch>(loop_, options_.config_dir, [this] { look(); });
 }
 
+void Worker::restore_slots(const supervisor::Steering& steering) {
+  const std::string path = slots_path();
+  if (auto saved = storage_.read(path, Configuration::kMaxFile)) {
+    if (auto restored = slots_.restore(*saved); !restored) {
+      log::warn("agent", "starting with new capture slots",
+                {{"file", path}, {"error", restored.error().message}});
+    }
+    saved_slots_ = std::move(*saved);
+  }
+  std::map<WorkloadId, std::uint16_t> steered;
+  for (const auto& [name, slot] : steering.slots) {
+    const std::size_t slash = name.find('/');
+    steered[{name.substr(0, slash), name.substr(slash + 1)}] = slot;
+  }
+  // The file may be older than the rules: the disk was full, or read-only.
+  if (auto adopted = slots_.adopt(steered, steering.next); !adopted) {
+    log::warn("agent", "capture slots are as last saved", {{"error", adopted.error().message}});
+  }
+}
+
+void Worker::save_slots() {
+  std::string now = slots_.save();
+  if (now == saved_slots_) {
+    return;
+  }
+  auto saved = storage_.write_atomic(slots_path(), now, 0600);
+  slots_problem_ = saved ? "" : saved.error().message;
+  if (saved) {
+    saved_slots_ = std::move(now);
+  }
+}
+
 void Worker::look() {
   bool changed = configuration_.refresh();
   changed = look_at_host() || changed;
@@ -211,6 +246,7 @@ void Worker::look() {
   if (changed || !snapshot_) {
     rebuild();
   }
+  save_slots();
   report_configuration();
   report_capture();
   look_timer_->start(kLookEvery);
@@ -277,16 +313,9 @@ void Worker::assign_slots() {
     ids.push_back(workload.id);
     matches_.emplace_back(workload.id, describe(workload.match));
   }
-  const std::string before = slots_.save();
   if (auto assigned = slots_.assign(ids); !assigned) {
     log::error("agent", "not every workload can be captured",
                {{"error", assigned.error().message}});
-  }
-  if (slots_.save() != before) {
-    if (auto saved = storage_.write_atomic(options_.state_dir + "/slots", slots_.save(), 0600);
-        !saved) {
-      log::error("agent", "capture slots are not kept", {{"error", saved.error().message}});
-    }
   }
 }
 
@@ -323,7 +352,7 @@ void Worker::send_capture() {
   if (same) {
     return;
   }
-  if (auto sent = link_->send_capture(request_.spec); !sent) {
+  if (auto sent = link_->send_capture(request_.spec, slots_.next()); !sent) {
     request_.problems.emplace_back("capture", sent.error().message);
     log::error("capture", "the rules asked for are refused", {{"error", sent.error().message}});
     return;
@@ -354,6 +383,12 @@ void Worker::report_configuration() {
   if (!configuration_.save_problem().empty()) {
     conditions.push_back({options_.state_dir, configuration_.save_problem(),
                           "free space or fix permissions: a restart could not fall back", true});
+  }
+  if (!slots_problem_.empty()) {
+    conditions.push_back({slots_path(), slots_problem_,
+                          "free space or fix permissions: after a reboot, callers would have new "
+                          "capture slots",
+                          true});
   }
   reports_.set("state-unwritable", conditions);
 

@@ -349,6 +349,21 @@ Result<std::vector<std::string>> remove(Kernel& kernel) {
   return removed;
 }
 
+Result<std::vector<Steered>> steered(Kernel& kernel) {
+  std::vector<Steered> all;
+  for (const Family family : families(true)) {
+    for (const std::string_view backend : {"", "-nft", "-legacy"}) {
+      auto saved = save(kernel, family, backend);
+      if (!saved && may_be_missing(kernel, family, backend, saved.error())) continue;
+      if (!saved) return fail(saved.error());
+      for (Steered& each : steered(*saved)) {
+        if (std::find(all.begin(), all.end(), each) == all.end()) all.push_back(std::move(each));
+      }
+    }
+  }
+  return all;
+}
+
 Result<std::string> show(Kernel& kernel) {
   std::string text;
   for (const Family family : families(has_ipv6(kernel))) {

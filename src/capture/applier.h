@@ -19,6 +19,7 @@
 
 #include "capture/restore.h"
 #include "capture/rules.h"
+#include "capture/save.h"
 #include "capture/spec.h"
 
 namespace meshnode::capture {
@@ -94,6 +95,10 @@ class Applier {
 /// routes. Needs no agent and no state and may be repeated; says what it removed, a line each. An
 /// agent that still runs puts its rules back within 2 s.
 Result<std::vector<std::string>> remove(Kernel& kernel);
+
+/// Whom rules steer now, also those of an earlier run: both families and iptables backends; a
+/// workload once for each slot.
+Result<std::vector<Steered>> steered(Kernel& kernel);
 
 /// What of ours is in the kernel, as text for people; empty when there is nothing.
 Result<std::string> show(Kernel& kernel);

@@ -5,6 +5,8 @@
 #include <optional>
 #include <unordered_map>
 
+#include "capture/spec.h"
+
 namespace meshnode::capture {
 namespace {
 
@@ -200,6 +202,27 @@ std::string comment_of(std::string_view rule) {
 bool jumps_to_ours(std::string_view rule) {
   // The search spares foreign rules, of which a host may have thousands, the splitting.
   return rule.find(kChainPrefix) != rule.npos && is_ours(target_of(rule));
+}
+
+std::vector<Steered> steered(const Saved& saved) {
+  constexpr std::string_view kOut = "meshnode out ";
+  std::vector<Steered> found;
+  const Table* nat = saved.find("nat");
+  if (nat == nullptr) return found;
+  for (const Chain& chain : nat->chains) {
+    if (!is_ours(chain.name)) continue;
+    for (const Rule& rule : chain.rules) {
+      const std::string comment = comment_of(rule.text);
+      const auto to = SocketAddress::parse(value_after(rule.text, "--to-destination", {}));
+      if (!comment.starts_with(kOut) || !to) continue;
+      const std::string workload = comment.substr(kOut.size());
+      const auto slot = slot_of(to->ip);
+      if (!slot || !is_workload_name(workload)) continue;
+      if (found.size() == kMaxWorkloads) return found;
+      found.push_back({workload, *slot});
+    }
+  }
+  return found;
 }
 
 std::string show_ours(const Saved& saved) {

@@ -56,6 +56,15 @@ inline bool is_ours(std::string_view chain) { return chain.starts_with(kChainPre
 /// Whether -j or -g of the rule names a chain of ours.
 bool jumps_to_ours(std::string_view rule);
 
+/// A workload that a rule of ours steers, and the slot that it steers it to.
+struct Steered {
+  std::string workload;  ///< "namespace/name"
+  std::uint16_t slot = 0;
+  bool operator==(const Steered&) const = default;
+};
+/// Whom our rules in `saved` steer where, in the order printed, at most kMaxWorkloads.
+std::vector<Steered> steered(const Saved& saved);
+
 /// Our part of `saved`, in iptables-save's own form, for people.
 std::string show_ours(const Saved& saved);
 

@@ -13,7 +13,6 @@
 namespace meshnode::capture {
 namespace {
 
-constexpr std::uint16_t kMaxSlot = 65000;
 constexpr std::size_t kMaxPath = 511;  // XT_CGROUP_PATH_MAX is 512 with the final NUL
 constexpr std::size_t kMaxEncoded = std::size_t{2} << 20;
 constexpr int kMaxDepth = 4;
@@ -26,12 +25,6 @@ constexpr std::array<std::uint16_t, 9> kOurPorts = {
 constexpr std::array<std::uint8_t, 6> kPrefix6Bytes = {0xfd, 0x6d, 0x65, 0x73, 0x68, 0x6e};
 
 Error invalid(std::string what) { return {ErrorCode::kInvalid, "capture: " + std::move(what)}; }
-
-bool is_workload_name(std::string_view name) {
-  const std::size_t slash = name.find('/');
-  return slash != name.npos && is_dns_label(name.substr(0, slash)) &&
-         is_dns_label(name.substr(slash + 1));
-}
 
 Status check_path(std::string_view path) {
   if (path.empty() || path.size() > kMaxPath) {
@@ -145,6 +138,12 @@ Result<Enrolled> decode_workload(const nlohmann::json& from) {
 }
 
 }  // namespace
+
+bool is_workload_name(std::string_view name) {
+  const std::size_t slash = name.find('/');
+  return slash != name.npos && is_dns_label(name.substr(0, slash)) &&
+         is_dns_label(name.substr(slash + 1));
+}
 
 IpAddress capture_address(Family family, std::uint16_t slot) {
   const auto high = static_cast<std::uint8_t>(slot >> 8);

@@ -45,12 +45,16 @@ inline constexpr std::uint32_t kReplyMark = 0x111;
 inline constexpr std::uint32_t kMarkMask = 0xfff;
 
 inline constexpr std::size_t kMaxWorkloads = 1024;  ///< of one host
-inline constexpr std::size_t kMaxPorts = 64;          ///< of one workload
+inline constexpr std::size_t kMaxPorts = 64;        ///< of one workload
+inline constexpr std::uint16_t kMaxSlot = 65'000;
 
 /// 127.15.<slot/256>.<slot%256>, and the same in our IPv6 ULA prefix.
 IpAddress capture_address(Family family, std::uint16_t slot);
 /// The slot that a capture address names; an error for any other address.
 Result<std::uint16_t> slot_of(const IpAddress& address);
+
+/// Whether it is "namespace/name", both DNS labels.
+bool is_workload_name(std::string_view name);
 
 /// Bounds: kMaxWorkloads, kMaxPorts, unique slots 1 to 65,000, names and paths of printable
 /// characters only, no ".." in a path, no port of ours.

@@ -68,6 +68,23 @@ std::uint16_t SlotTable::slot(const WorkloadId& workload) const {
   return it == slots_.end() ? std::uint16_t{0} : it->second;
 }
 
+Status SlotTable::adopt(const std::map<WorkloadId, std::uint16_t>& steered, std::uint16_t next) {
+  std::set<std::uint16_t> taken;
+  for (const auto& [id, slot] : steered) {
+    if (slot < kFirst || slot > kLast || !taken.insert(slot).second) {
+      return fail(ErrorCode::kInvalid,
+                  fmt::format("slot {} of {} is out of range or given twice", slot, id.text()));
+    }
+  }
+  if (next > kLast) return fail(ErrorCode::kInvalid, fmt::format("slot {} is none", next));
+  std::erase_if(slots_, [&](const auto& entry) { return taken.count(entry.second) != 0; });
+  for (const auto& [id, slot] : steered) slots_.insert_or_assign(id, slot);
+  // The later of the two, as serial numbers go (RFC 1982): an old table gives out used slots.
+  const unsigned ahead = (unsigned{kLast} + next - next_) % kLast;
+  if (next != 0 && ahead <= kLast / 2U) next_ = next;
+  return {};
+}
+
 std::string SlotTable::save() const {
   std::string out = fmt::format("next {}\n", next_);
   for (const auto& entry : slots_) out += fmt::format("{} {}\n", entry.second, entry.first.text());

@@ -24,6 +24,14 @@ class SlotTable {
   /// 0 when the workload has none.
   std::uint16_t slot(const WorkloadId& workload) const;
 
+  /// What the kernel steers by wins over what the table says: a workload gets the slot it has
+  /// there, and another that claims that slot gets a new one. `next`: of the table whose slots
+  /// these are; 0 when not known. kInvalid, and nothing changes, for a slot out of range or given
+  /// twice.
+  Status adopt(const std::map<WorkloadId, std::uint16_t>& steered, std::uint16_t next);
+  /// The slot that the next new workload gets, if it is free.
+  std::uint16_t next() const { return next_; }
+
   /// A line "next K", then a line "K namespace/name" each.
   std::string save() const;
   /// kInvalid, and nothing changes, when the text is not of save()'s form.

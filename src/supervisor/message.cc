@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <nlohmann/json.hpp>
+#include <set>
 
 namespace meshnode::supervisor {
 namespace {
@@ -11,7 +12,7 @@ using nlohmann::json;
 
 // Nothing on the channel nests deeper; a bound keeps 4 MiB of brackets from growing into 400 MiB.
 constexpr int kMaxDepth = 4;
-constexpr std::size_t kMaxWorkloads = 1024;  // of a capture spec
+using capture::kMaxWorkloads;
 constexpr std::size_t kMaxReasons = 64;
 
 std::string clipped(const std::string& text) { return text.substr(0, kMaxText); }
@@ -28,6 +29,8 @@ std::string dump(const json& body) {
 json to_json(const Listeners& m) {
   return {{"type", "listeners"},
           {"names", m.names},
+          {"slots", m.steering.slots},
+          {"nextSlot", m.steering.next},
           {"restarts", m.history.restarts},
           {"lastReason", clipped(m.history.last_reason)},
           {"first", to_millis(m.history.first)},
@@ -61,7 +64,7 @@ json to_json(const CaptureReport& m) {
 }
 json to_json(const Ready&) { return {{"type", "ready"}}; }
 json to_json(const CaptureRequest& m) {
-  return {{"type", "capture"}, {"spec", capture::encode(m.spec)}};
+  return {{"type", "capture"}, {"spec", capture::encode(m.spec)}, {"nextSlot", m.next_slot}};
 }
 json to_json(const Drained&) { return {{"type", "drained"}}; }
 
@@ -77,6 +80,24 @@ class Fields {
   std::uint64_t count(const char* name) {
     const json* value = take(name, json::value_t::number_unsigned);
     return value == nullptr ? 0 : value->get<std::uint64_t>();
+  }
+  std::uint16_t slot(const char* name) {
+    const std::uint64_t found = count(name);
+    if (found > capture::kMaxSlot) complain(name);
+    return static_cast<std::uint16_t>(std::min<std::uint64_t>(found, capture::kMaxSlot));
+  }
+  std::map<std::string, std::uint16_t> slots(const char* name) {
+    std::map<std::string, std::uint16_t> found;
+    std::set<std::uint64_t> used;
+    for (const auto& [workload, slot] : counts(name, kMaxWorkloads)) {
+      const bool fresh = used.insert(slot).second;
+      if (!capture::is_workload_name(workload) || slot == 0 || slot > capture::kMaxSlot || !fresh) {
+        complain(name);
+        return {};
+      }
+      found[workload] = static_cast<std::uint16_t>(slot);
+    }
+    return found;
   }
   WallTime time(const char* name) {
     // Beyond this a nanosecond clock overflows.
@@ -173,6 +194,8 @@ void read(Fields& fields, Listeners& m) {
   m.history.last_reason = fields.text("lastReason");
   m.history.first = fields.time("first");
   m.history.last = fields.time("last");
+  m.steering.slots = fields.slots("slots");
+  m.steering.next = fields.slot("nextSlot");
 }
 
 void read(Fields& fields, CaptureReport& m) {
@@ -224,10 +247,12 @@ Result<ToSupervisor> decode_to_supervisor(std::string_view text) {
   if (type == "drained") return finished<ToSupervisor>(*fields, Drained{});
   if (type == "capture") {
     const std::string spec = fields->text("spec", text.size());
+    const std::uint16_t next = fields->slot("nextSlot");
+    if (next == 0) return fail(ErrorCode::kInvalid, "slot 0 is given to nobody");
     if (auto ok = fields->finish(); !ok) return fail(ok.error());
     auto decoded = capture::decode(spec);
     if (!decoded) return fail(decoded.error());
-    return ToSupervisor(CaptureRequest{std::move(*decoded)});
+    return ToSupervisor(CaptureRequest{std::move(*decoded), next});
   }
   return fail(ErrorCode::kInvalid, "unknown message type");
 }

@@ -29,11 +29,21 @@ struct WorkerHistory {
   bool operator==(const WorkerHistory&) const = default;
 };
 
+/// Which slot of capture/spec.h names whom to the rules that are in the kernel. Connections that
+/// they steered wait in the listeners, so a new worker must read slots as they do.
+struct Steering {
+  std::map<std::string, std::uint16_t> slots;  ///< of "namespace/name"; each slot once
+  /// The first slot to give out that no rule has used lately; 0 when nothing is known.
+  std::uint16_t next = 0;
+  bool operator==(const Steering&) const = default;
+};
+
 /// The first message: the listening sockets, one descriptor a name, in this order. The names are
 /// those of capture/listeners.h and supervisor/sockets.h.
 struct Listeners {
   std::vector<std::string> names;
   WorkerHistory history;
+  Steering steering;
   bool operator==(const Listeners&) const = default;
 };
 /// Read the configuration again (SIGHUP).
@@ -70,6 +80,7 @@ struct Ready {
 /// The rules the configuration asks for; without workloads, all rules are removed.
 struct CaptureRequest {
   capture::Spec spec;
+  std::uint16_t next_slot = 1;  ///< Steering::next of the workers to come
   bool operator==(const CaptureRequest&) const = default;
 };
 /// The answer to Drain: nothing is left, the process is about to exit.

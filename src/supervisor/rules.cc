@@ -1,5 +1,6 @@
 #include "supervisor/rules.h"
 
+#include <set>
 #include <utility>
 
 #include "base/log.h"
@@ -17,7 +18,35 @@ std::string joined(const std::vector<std::string>& lines) {
 
 }  // namespace
 
-void Rules::want(capture::Spec spec) {
+Status Rules::recall() {
+  auto found = capture::steered(kernel_);
+  if (!found) return fail(found.error());
+  std::map<std::uint16_t, std::set<std::string>> names;
+  std::map<std::string, std::uint16_t> slots;
+  for (const capture::Steered& each : *found) {
+    names[each.slot].insert(each.workload);
+    slots.emplace(each.workload, each.slot);
+  }
+  steering_ = {};
+  for (const auto& [workload, slot] : slots) {
+    // A slot of two names is a slot of none.
+    if (names[slot].size() > 1 || steering_.slots.size() == capture::kMaxWorkloads) continue;
+    steering_.slots.emplace(workload, slot);
+  }
+  if (!names.empty()) {
+    const std::uint16_t last = names.rbegin()->first;
+    steering_.next = last == capture::kMaxSlot ? 1 : static_cast<std::uint16_t>(last + 1);
+  }
+  return {};
+}
+
+void Rules::want(capture::Spec spec, std::uint16_t next_slot) {
+  // What is wanted and not yet in force counts as well: slots in force mean the same in it, and
+  // those it gives out anew are not given to others.
+  steering_.next = next_slot;
+  steering_.slots.clear();
+  for (const capture::Enrolled& each : spec.workloads) steering_.slots[each.name] = each.slot;
+
   if (!stale_ && wanted_ == spec) return;
   wanted_ = std::move(spec);
   stale_ = true;

@@ -13,10 +13,14 @@ namespace meshnode::supervisor {
 class Rules {
  public:
   /// `kernel` must outlive this.
-  explicit Rules(Kernel& kernel) : applier_(kernel) {}
+  explicit Rules(Kernel& kernel) : kernel_(kernel), applier_(kernel) {}
 
-  /// Takes effect with the next refresh().
-  void want(capture::Spec spec);
+  /// Reads whom rules of an earlier run steer, before the first want(). An error leaves it unknown.
+  Status recall();
+  /// Takes effect with the next refresh(). `next_slot`: CaptureRequest.
+  void want(capture::Spec spec, std::uint16_t next_slot);
+  /// How connections that wait in the listeners are to be read.
+  const Steering& steering() const { return steering_; }
   /// Applies what is wanted, or verifies it and repairs what went missing. Without any wish since
   /// the start it touches nothing: rules of an earlier run stay closed until the worker speaks.
   /// Returns whether report() changed.
@@ -37,11 +41,13 @@ class Rules {
   Result<capture::Report> bring_about();
   void take_over(const capture::Report& now, bool repaired);
 
+  Kernel& kernel_;
   capture::Applier applier_;
   std::optional<capture::Spec> wanted_;
   bool stale_ = false;      // wanted_ differs from what is in the kernel, as far as we know
   bool installed_ = false;  // this run has had rules, so there may be live steered connections
   CaptureReport report_;
+  Steering steering_;
 };
 
 }  // namespace meshnode::supervisor

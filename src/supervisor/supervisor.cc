@@ -52,6 +52,11 @@ Status Supervisor::start() {
   listeners_ = std::move(*listeners);
   listeners_.push_back(std::move(*admin));
 
+  // Rules of an earlier run steer connections into the listeners already.
+  if (auto ok = rules_.recall(); !ok) {
+    log::warn(kScope, "rules of an earlier run could not be read; slots are as last saved",
+              {{"error", ok.error().message}});
+  }
   restart_ = loop_.timer([this] { start_worker(); });
   look_ = loop_.timer([this] { look(); });
   events_ = std::make_unique<io::RuleEvents>(loop_, [this] { schedule_refresh(); });
@@ -131,6 +136,7 @@ void Supervisor::send_listeners() {
     descriptors.push_back(listener.socket.get());
   }
   message.history = history_;
+  message.steering = rules_.steering();
   if (auto ok = worker_->channel->send(encode(ToWorker(message)), descriptors); !ok) {
     log::error(kScope, "the worker got no listeners", {{"error", ok.error().message}});
   }
@@ -147,7 +153,7 @@ void Supervisor::receive(const std::string& body) {
   auto message = decode_to_supervisor(body);
   if (!message) return distrust(message.error());
   if (auto* request = std::get_if<CaptureRequest>(&*message)) {
-    rules_.want(std::move(request->spec));
+    rules_.want(std::move(request->spec), request->next_slot);
     schedule_refresh();
   } else if (std::holds_alternative<Ready>(*message)) {
     worker_->ready = true;

@@ -51,7 +51,8 @@ class WorkerLink::Impl {
       const auto [at, fresh] = by_name.emplace(listeners.names[i], descriptors[i].get());
       if (fresh) descriptors[i].release();
     }
-    callbacks_.on_listeners(std::move(by_name), std::move(listeners.history));
+    callbacks_.on_listeners(std::move(by_name), std::move(listeners.history),
+                            std::move(listeners.steering));
   }
 
   void gone(Error why) {
@@ -72,9 +73,9 @@ WorkerLink::~WorkerLink() = default;
 void WorkerLink::send_ready() { static_cast<void>(impl_->send(Ready{})); }
 void WorkerLink::send_drained() { static_cast<void>(impl_->send(Drained{})); }
 
-Status WorkerLink::send_capture(const capture::Spec& spec) {
+Status WorkerLink::send_capture(const capture::Spec& spec, std::uint16_t next_slot) {
   if (auto ok = capture::check(spec); !ok) return ok;
-  return impl_->send(CaptureRequest{spec});
+  return impl_->send(CaptureRequest{spec, next_slot});
 }
 
 }  // namespace meshnode::supervisor

@@ -22,8 +22,10 @@ struct WorkerCallbacks {
   /// Once, before any other. Bound, listening, non-blocking sockets by the names of
   /// capture/listeners.h ("outbound4", ...), and "metrics4", "metrics6", "ready4", "ready6" and
   /// "admin"; those of an address family the host lacks are missing. They belong to
-  /// the receiver and normally stay open until the process ends.
-  std::function<void(std::map<std::string, int> by_name, WorkerHistory history)> on_listeners;
+  /// the receiver and normally stay open until the process ends. `steering` is how connections
+  /// that wait in them are to be read.
+  std::function<void(std::map<std::string, int> by_name, WorkerHistory history, Steering steering)>
+      on_listeners;
   std::function<void()> on_reload;
   std::function<void()> on_drain;
   std::function<void(CaptureReport report)> on_capture_report;
@@ -43,7 +45,8 @@ class WorkerLink {
   /// Once listeners are being served; the supervisor applies no rule before that.
   void send_ready();
   /// kInvalid when capture::check() refuses it. Send only when it differs from the last one.
-  Status send_capture(const capture::Spec& spec);
+  /// `next_slot`: the slot that the next new workload would get.
+  Status send_capture(const capture::Spec& spec, std::uint16_t next_slot);
   void send_drained();
 
  private:

@@ -2,6 +2,8 @@
 
 #include <catch2/catch.hpp>
 
+#include "capture/spec.h"
+
 using namespace meshnode;
 using namespace meshnode::capture;
 
@@ -47,6 +49,37 @@ TEST_CASE("target and comment are read past quotes") {
   CHECK(comment_of("-m comment --comment").empty());
   CHECK_FALSE(jumps_to_ours(R"(-m comment --comment "x -j MESHNODE_X" -j DROP)"));
   CHECK(jumps_to_ours("-j MESHNODE_X"));
+}
+
+TEST_CASE("whom our rules steer is read from them, and from nobody else's") {
+  const auto saved = parse_save(
+      "*nat\n:OUTPUT ACCEPT [0:0]\n:MESHNODE_CALLERS - [0:0]\n"
+      "-A OUTPUT -m comment --comment \"meshnode out a/x\" -j DNAT --to-destination "
+      "127.15.0.9:15001\n"
+      "-A MESHNODE_CALLERS -p tcp -m comment --comment \"meshnode out a/b\" -j DNAT "
+      "--to-destination 127.15.1.2:15001\n"
+      "-A MESHNODE_CALLERS -p tcp -m comment --comment \"meshnode out a/c\" -j DNAT "
+      "--to-destination [fd6d:6573:686e::7]:15001\n"
+      "-A MESHNODE_CALLERS -p tcp -m comment --comment \"meshnode out bad\" -j DNAT "
+      "--to-destination 127.15.0.3:15001\n"
+      "-A MESHNODE_CALLERS -p tcp -m comment --comment \"meshnode out a/d\" -j DNAT "
+      "--to-destination 10.0.0.1:15001\n"
+      "-A MESHNODE_CALLERS -j RETURN\nCOMMIT\n");
+  REQUIRE(saved);
+  CHECK(steered(*saved) == std::vector<Steered>{{"a/b", 258}, {"a/c", 7}});
+  CHECK(steered(Saved{}).empty());
+}
+
+TEST_CASE("as many are read as a host can enroll") {
+  std::string text = "*nat\n:MESHNODE_CALLERS - [0:0]\n";
+  for (std::size_t i = 0; i <= kMaxWorkloads; ++i) {
+    text += "-A MESHNODE_CALLERS -m comment --comment \"meshnode out a/w" + std::to_string(i) +
+            "\" -j DNAT --to-destination " +
+            capture_address(Family::kV4, static_cast<std::uint16_t>(i + 1)).text() + ":15001\n";
+  }
+  const auto saved = parse_save(text + "COMMIT\n");
+  REQUIRE(saved);
+  CHECK(steered(*saved).size() == kMaxWorkloads);
 }
 
 TEST_CASE("only our part is shown") {

@@ -1,8 +1,8 @@
 // Anything in place of what iptables-save prints: refused, or turned into a text that changes only
 // what is ours and leaves nothing to change.
 
-#include <cstdlib>
 #include <meshnode/bytes.h>
+#include <cstdlib>
 
 #include "capture/restore.h"
 
@@ -40,6 +40,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   require(restore_text(*saved, kWanted).empty() == differences(*saved, kWanted).empty());
   require(restore_text(*saved, own_part(*saved)).empty());
   (void)adopt(*saved, kWanted);
+  for (const Steered& each : steered(*saved)) {
+    require(each.slot >= 1 && each.slot <= kMaxSlot && is_workload_name(each.workload));
+  }
   (void)show_ours(*saved);
   return 0;
 }

@@ -89,3 +89,48 @@ TEST_CASE("a damaged text form is refused and changes nothing") {
     CHECK(table.save() == before);
   }
 }
+
+TEST_CASE("slots that the kernel steers by win over saved ones, and nobody inherits another's") {
+  SlotTable table;
+  REQUIRE(table.restore("next 2\n1 shop/w1\n"));
+  REQUIRE(table.adopt({{id(9), 1}, {id(2), 2}}, 4));
+  REQUIRE(table.assign({id(0), id(1), id(2), id(9)}));
+  CHECK(table.slot(id(9)) == 1);
+  CHECK(table.slot(id(2)) == 2);
+  CHECK(table.slot(id(0)) == 4);
+  CHECK(table.slot(id(1)) == 5);
+}
+
+TEST_CASE("a slot given back before the old worker died is not given out at once") {
+  SlotTable stale;
+  REQUIRE(stale.adopt({{id(1), 1}}, 3));
+  REQUIRE(stale.assign({id(1), id(5)}));
+  CHECK(stale.slot(id(5)) == 3);
+}
+
+TEST_CASE("the later of two next slots is kept, around the end as well") {
+  const auto later = [](const std::string& saved, std::uint16_t adopted) {
+    SlotTable table;
+    REQUIRE(table.restore("next " + saved + "\n"));
+    REQUIRE(table.adopt({}, adopted));
+    return table.next();
+  };
+  CHECK(later("5", 9) == 9);
+  CHECK(later("9", 5) == 9);
+  CHECK(later("9", 0) == 9);
+  CHECK(later("64999", 3) == 3);
+  CHECK(later("3", 64999) == 3);
+  CHECK(later("65000", 65000) == 65000);
+}
+
+TEST_CASE("steering out of bounds changes nothing") {
+  SlotTable table;
+  REQUIRE(table.assign({id(1)}));
+  const std::string before = table.save();
+  CHECK_FALSE(table.adopt({{id(2), 0}}, 1));
+  CHECK_FALSE(table.adopt({{id(2), SlotTable::kLast + 1}}, 1));
+  CHECK_FALSE(table.adopt({{id(2), 3}, {id(3), 3}}, 1));
+  CHECK_FALSE(table.adopt({}, SlotTable::kLast + 1));
+  CHECK(table.save() == before);
+  CHECK(table.adopt({{id(2), SlotTable::kLast}}, SlotTable::kLast));
+}

@@ -177,15 +177,17 @@ namespace {
 struct Seen {
   std::map<std::string, int> listeners;
   WorkerHistory history;
+  Steering steering;
   int reloads = 0;
   int drains = 0;
   std::vector<CaptureReport> reports;
   std::string gone;
 
   WorkerCallbacks callbacks(io::Loop& loop) {
-    return {[this](std::map<std::string, int> by_name, WorkerHistory h) {
+    return {[this](std::map<std::string, int> by_name, WorkerHistory h, Steering s) {
               listeners = std::move(by_name);
               history = std::move(h);
+              steering = std::move(s);
             },
             [this] { ++reloads; },
             [this, &loop] {
@@ -212,7 +214,8 @@ TEST_CASE("a worker gets its listeners first and then what the supervisor says")
   Seen seen;
   WorkerLink link(loop, ends->second.release(), seen.callbacks(loop));
   const WorkerHistory history{7, "killed by signal 9 (Killed)", {}, {}};
-  REQUIRE(supervisor.send(encode(ToWorker(Listeners{{"outbound4", "admin"}, history})),
+  const Steering steering{{{"shop/web", 7}}, 8};
+  REQUIRE(supervisor.send(encode(ToWorker(Listeners{{"outbound4", "admin"}, history, steering})),
                           std::array<int, 2>{0, 1}));
   CaptureReport report;
   report.ok = true;
@@ -224,6 +227,7 @@ TEST_CASE("a worker gets its listeners first and then what the supervisor says")
   REQUIRE(seen.listeners.size() == 2);
   CHECK(inode(seen.listeners.at("admin")) == inode(1));
   CHECK(seen.history == history);
+  CHECK(seen.steering == steering);
   CHECK(seen.reloads == 1);
   CHECK(seen.drains == 1);
   CHECK(seen.reports == std::vector<CaptureReport>{report});
@@ -258,9 +262,9 @@ TEST_CASE("a worker gives up on a supervisor that breaks the order") {
     return seen.gone;
   };
   CHECK(gone_after(Reload{}, 0).find("out of order") != std::string::npos);
-  CHECK(gone_after(Listeners{{"a", "b"}, {}}, 1).find("1 sockets for 2 names") !=
+  CHECK(gone_after(Listeners{{"a", "b"}, {}, {}}, 1).find("1 sockets for 2 names") !=
         std::string::npos);
-  CHECK(gone_after(Listeners{{"a"}, {}}, 2).find("2 sockets for 1 names") != std::string::npos);
+  CHECK(gone_after(Listeners{{"a"}, {}, {}}, 2).find("2 sockets for 1 names") != std::string::npos);
 }
 
 TEST_CASE("a worker hears that its supervisor is gone") {

@@ -45,6 +45,10 @@ TEST_CASE("every message to a worker survives the channel") {
     listeners.history.last_reason = ascii(100);
     listeners.history.first = WallTime{std::chrono::milliseconds(*rc::gen::inRange(0, 1 << 30))};
     listeners.history.last = WallTime{std::chrono::milliseconds(*rc::gen::inRange(0, 1 << 30))};
+    for (std::uint16_t i = *rc::gen::inRange<std::uint16_t>(0, 20); i > 0; --i) {
+      listeners.steering.slots["shop/w" + std::to_string(i)] = i;
+    }
+    listeners.steering.next = *rc::gen::inRange<std::uint16_t>(0, capture::kMaxSlot + 1);
     for (const ToWorker& message :
          {ToWorker(listeners), ToWorker(Reload{}), ToWorker(Drain{}), ToWorker(any_report())}) {
       const auto back = decode_to_worker(encode(message));
@@ -59,7 +63,7 @@ TEST_CASE("every message to the supervisor survives the channel") {
   spec.workloads.push_back({"bookinfo/reviews", 1, capture::ByUser{1000}, {9080}});
   spec.workloads.push_back({"bookinfo/ratings", 2, capture::ByCgroup{"ratings.slice"}, {}});
   for (const ToSupervisor& message :
-       {ToSupervisor(Ready{}), ToSupervisor(Drained{}), ToSupervisor(CaptureRequest{spec})}) {
+       {ToSupervisor(Ready{}), ToSupervisor(Drained{}), ToSupervisor(CaptureRequest{spec, 3})}) {
     const auto back = decode_to_supervisor(encode(message));
     REQUIRE(back);
     CHECK(*back == message);
@@ -86,6 +90,30 @@ TEST_CASE("no more listeners are believed than descriptors can come") {
   CHECK_FALSE(decode_to_worker(encode(ToWorker(message))));
 }
 
+TEST_CASE("steering is believed within the bounds of a capture spec") {
+  Listeners message;
+  for (std::uint16_t i = 1; i <= capture::kMaxWorkloads; ++i) {
+    message.steering.slots["shop/w" + std::to_string(i)] = i;
+  }
+  message.steering.next = capture::kMaxSlot;
+  CHECK(decode_to_worker(encode(ToWorker(message))));
+  message.steering.slots["shop/more"] = capture::kMaxWorkloads + 1;
+  CHECK_FALSE(decode_to_worker(encode(ToWorker(message))));
+
+  const auto believed = [](Steering steering) {
+    return decode_to_worker(encode(ToWorker(Listeners{{}, {}, std::move(steering)}))).has_value();
+  };
+  CHECK(believed({{{"a/b", capture::kMaxSlot}}, 1}));
+  CHECK_FALSE(believed({{{"a/b", capture::kMaxSlot + 1}}, 1}));
+  CHECK_FALSE(believed({{{"a/b", 0}}, 1}));
+  CHECK_FALSE(believed({{{"a/b", 1}, {"a/c", 1}}, 1}));
+  CHECK_FALSE(believed({{{"b", 1}}, 1}));
+  CHECK_FALSE(believed({{}, capture::kMaxSlot + 1}));
+  for (const std::uint16_t next : {std::uint16_t{0}, std::uint16_t{capture::kMaxSlot + 1}}) {
+    CHECK_FALSE(decode_to_supervisor(encode(ToSupervisor(CaptureRequest{{}, next}))));
+  }
+}
+
 TEST_CASE("text that is no UTF-8 still makes a message") {
   CaptureReport report;
   report.error = "iptables said \xff\xfe";
@@ -107,7 +135,7 @@ TEST_CASE("what a broken worker may send is refused") {
 TEST_CASE("a spec that the capture room refuses never reaches the rules") {
   capture::Spec spec;
   spec.workloads.push_back({"a/b", 1, capture::ByCgroup{"../escape"}, {80}});
-  CHECK_FALSE(decode_to_supervisor(encode(ToSupervisor(CaptureRequest{spec}))));
+  CHECK_FALSE(decode_to_supervisor(encode(ToSupervisor(CaptureRequest{spec, 2}))));
 }
 
 TEST_CASE("frames come out as they went in, however the stream is cut") {

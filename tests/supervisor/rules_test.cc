@@ -2,6 +2,8 @@
 
 #include <catch2/catch.hpp>
 
+#include "capture/fake_kernel.h"
+
 using namespace meshnode;
 using namespace meshnode::supervisor;
 
@@ -48,7 +50,7 @@ TEST_CASE("without a worker's wish the kernel is left as it is") {
 TEST_CASE("rules that cannot be brought about are reported once, with the reason, and retried") {
   BrokenKernel kernel;
   Rules rules(kernel);
-  rules.want(one_user());
+  rules.want(one_user(), 2);
   CHECK(rules.refresh());
   CHECK_FALSE(rules.report().ok);
   CHECK(rules.report().error.find("not found on this host") != std::string::npos);
@@ -59,4 +61,40 @@ TEST_CASE("rules that cannot be brought about are reported once, with the reason
   kernel.reason = "iptables-save: out of memory";
   CHECK(rules.refresh());
   CHECK(rules.report().error.find("out of memory") != std::string::npos);
+}
+
+TEST_CASE("the slots asked for last are those to read connections by") {
+  BrokenKernel kernel;
+  Rules rules(kernel);
+  CHECK(rules.steering() == Steering{});
+  rules.want(one_user(), 2);
+  CHECK(rules.steering() == Steering{{{"bookinfo/web", 1}}, 2});
+  rules.want({}, 2);
+  CHECK(rules.steering() == Steering{{}, 2});
+}
+
+TEST_CASE("rules of an earlier run say whom they steer, and a slot of two names is nobody's") {
+  capture::test::FakeKernel kernel;
+  {
+    capture::Spec spec = one_user();
+    spec.workloads.push_back({"shop/cart", 5, capture::ByUser{1001}, {}});
+    capture::Applier earlier(kernel);
+    REQUIRE(earlier.apply(spec));
+  }
+  Rules rules(kernel);
+  REQUIRE(rules.recall());
+  CHECK(rules.steering() == Steering{{{"bookinfo/web", 1}, {"shop/cart", 5}}, 6});
+
+  auto& callers = kernel.chain("ip6tables", "nat", "MESHNODE_CALLERS");
+  const std::size_t at = callers[0].text.find("shop/cart") != std::string::npos ? 0 : 1;
+  callers[at].text.replace(callers[at].text.find("shop/cart"), 9, "shop/else");
+  REQUIRE(rules.recall());
+  CHECK(rules.steering() == Steering{{{"bookinfo/web", 1}}, 6});
+}
+
+TEST_CASE("a host that refuses to show its rules is not one without") {
+  capture::test::FakeKernel kernel;
+  kernel.denied = {"iptables-save"};
+  Rules rules(kernel);
+  CHECK_FALSE(rules.recall());
 }

@@ -41,14 +41,21 @@ class FakeWorker {
   explicit FakeWorker(Kind kind)
       : kind_(kind),
         link_(loop_, kChannelDescriptor,
-              {[this](auto by_name, auto history) { serve(std::move(by_name), history); },
+              {[this](auto by_name, auto history, auto steering) {
+                 serve(std::move(by_name), history, steering);
+               },
                [this] { ++reloads_; }, [this] { drain(); }, [](const CaptureReport&) {},
                [](const Error&) { ::_exit(9); }}) {}
 
   void run() { loop_.run(); }
 
  private:
-  void serve(std::map<std::string, int> by_name, const WorkerHistory& history) {
+  void serve(std::map<std::string, int> by_name, const WorkerHistory& history,
+             const Steering& steering) {
+    for (const auto& [name, slot] : steering.slots) {
+      steering_ += name + "=" + std::to_string(slot) + ',';
+    }
+    steering_ += std::to_string(steering.next);
     history_ = history;
     if (kind_ == Kind::kTalksNonsense && history.restarts == 0) {
       static_cast<void>(!::write(kChannelDescriptor, "\0\0\0\2{}", 6));
@@ -71,9 +78,9 @@ class FakeWorker {
     }
     capture::Spec spec;
     if (kind_ == Kind::kEnrolls) {
-      spec.workloads.push_back({"test/web", 1, capture::ByUser{54321}, {9080}});
+      spec.workloads.push_back({"test/web", 7, capture::ByUser{54321}, {9080}});
     }
-    static_cast<void>(link_.send_capture(spec));
+    static_cast<void>(link_.send_capture(spec, 9));
     link_.send_ready();
   }
 
@@ -82,7 +89,7 @@ class FakeWorker {
     if (!client) return;
     std::ostringstream line;
     line << ::getpid() << ' ' << history_.restarts << ' ' << reloads_ << ' ' << listeners_ << ' '
-         << history_.last_reason << '\n';
+         << steering_ << ' ' << history_.last_reason << '\n';
     const std::string text = line.str();
     static_cast<void>(!::write(client.get(), text.data(), text.size()));
   }
@@ -99,6 +106,7 @@ class FakeWorker {
   WorkerHistory history_;
   int reloads_ = 0;
   std::size_t listeners_ = 0;
+  std::string steering_;
   std::vector<std::unique_ptr<io::FdWatch>> watches_;
 };
 
@@ -145,6 +153,7 @@ struct Answer {
   std::uint64_t restarts = 0;
   int reloads = 0;
   std::size_t listeners = 0;
+  std::string steering;
   std::string last_reason;
 };
 
@@ -169,7 +178,8 @@ Answer read_answer(const Descriptor& client) {
   }
   Answer answer;
   std::istringstream line(text);
-  line >> answer.pid >> answer.restarts >> answer.reloads >> answer.listeners >> std::ws;
+  line >> answer.pid >> answer.restarts >> answer.reloads >> answer.listeners >> answer.steering >>
+      std::ws;
   std::getline(line, answer.last_reason);
   return answer;
 }
@@ -445,6 +455,22 @@ TEST_CASE("a second SIGTERM does not wait for the deadline") {
   CHECK(agent.exit_code(milliseconds(500)) == -1);
   agent.signal(SIGTERM);
   CHECK(agent.exit_code(milliseconds(4000)) == 0);
+}
+
+TEST_CASE("every new worker is told whom the rules steer, also those of an earlier run") {
+  if (!own_network()) return;
+  Agent agent("enrolling worker");
+  REQUIRE(agent.ready());
+  CHECK(ask().steering == "0");
+  ::kill(ask().pid, SIGKILL);
+  CHECK(eventually([] { return ask().steering == "test/web=7,9"; }));
+
+  agent.kill();
+  agent.start();
+  REQUIRE(agent.ready());
+  CHECK(ask().steering == "test/web=7,8");
+  agent.signal(SIGTERM);
+  CHECK(agent.exit_code() == 0);
 }
 
 TEST_CASE("rules stand before readiness is told, survive kill -9 and go with SIGTERM") {
