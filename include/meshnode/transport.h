@@ -109,6 +109,8 @@ class Network {
   virtual std::unique_ptr<Dial> dial(const DialOptions& options, DialEvents* events) = 0;
   /// `descriptor` is a bound, listening, non-blocking socket that outlives the Listener.
   virtual Result<std::unique_ptr<Listener>> listen(int descriptor, AcceptEvents* events) = 0;
+  /// No room for further connections: refuse what can be refused politely.
+  virtual bool full() const { return false; }
 };
 
 }  // namespace meshnode

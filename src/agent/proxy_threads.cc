@@ -37,7 +37,8 @@ class ProxyThreads::Thread {
            const std::shared_ptr<const snapshot::Snapshot>& snapshot) {
     io::Loop loop;
     {
-      io::UvNetwork network(loop, {capture::kOwnMark, share, shares});
+      io::UvNetwork network(loop, {capture::kOwnMark, share, shares, &services.budget,
+                                   [&services] { services.reports.descriptors_used_up(); }});
       SystemRandom random;
       const auto slot_of = [](const IpAddress& ip) -> std::optional<std::uint16_t> {
         const auto slot = capture::slot_of(ip);

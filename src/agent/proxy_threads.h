@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "io/descriptor_budget.h"
 #include "proxy/proxy_loop.h"
 
 namespace meshnode::agent {
@@ -15,6 +16,7 @@ struct ProxyServices {
   telemetry::Telemetry& telemetry;
   telemetry::AgentMetrics& metrics;
   proxy::ProxyReports& reports;
+  io::DescriptorBudget& budget;
 };
 
 class ProxyThreads {

@@ -17,6 +17,12 @@ void Reports::limit_reached(const IpAddress& peer, const std::string& limit) {
   event({"limit-reached", peer.text(), limit, "find out why that host does this", false, false});
 }
 
+void Reports::descriptors_used_up() {
+  event({"limit-reached", "descriptors",
+         "80 % of the process's descriptors hold connections; new ones wait in the queue",
+         "raise LimitNOFILE of the unit, or find out who opens so many connections", false, true});
+}
+
 void Reports::tunnel_failed(const SocketAddress& to, const std::string& reason) {
   event({"tunnel-failed", to.text(), reason,
          "look at `meshnode status` of that host, and at its firewall for port 15008", false,

@@ -100,6 +100,7 @@ class Worker {
   StderrSink sink_;
   io::Loop loop_;
   io::UvNetwork network_;
+  io::DescriptorBudget budget_{io::DescriptorBudget::default_limit()};
   io::FileStorage storage_;
   Instant started_;
   Reports reports_;
@@ -192,9 +193,9 @@ void Worker::on_listeners(std::map<std::string, int> by_name, supervisor::Worker
   collect(set.tunnels, "tunnel");
   const unsigned wanted = catalog_.node.proxy_threads != 0 ? catalog_.node.proxy_threads
                                                            : std::thread::hardware_concurrency();
-  proxies_ =
-      std::make_unique<ProxyThreads>(std::clamp(wanted, 1U, kMaxThreads),
-                                     ProxyServices{hub_, hub_.agent(), reports_}, set, snapshot_);
+  proxies_ = std::make_unique<ProxyThreads>(std::clamp(wanted, 1U, kMaxThreads),
+                                            ProxyServices{hub_, hub_.agent(), reports_, budget_},
+                                            set, snapshot_);
   serve_admin(by_name);
   link_->send_ready();
   send_capture();
@@ -343,7 +344,7 @@ void Worker::rebuild() {
 }
 
 void Worker::send_capture() {
-  if (!passwd_) {
+  if (!passwd_ || !configuration_.known()) {
     return;  // rules of an earlier run stay closed until it is known who is who
   }
   CaptureRequest request = make_capture_request(catalog_, slots_, *passwd_);

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "io/handle.h"
+#include "io/stream.h"
 
 namespace meshnode::io {
 namespace {
@@ -12,6 +13,8 @@ namespace {
 // Large enough that a bulk transfer costs few system calls, small enough to stay in a core's L2.
 // With an HTTP/2 frame header (9 octets) in front, a full read fills sixteen TLS records exactly.
 constexpr std::size_t kScratch = std::size_t{16} * 16'384 - 9;
+
+constexpr Duration kCheckPaused = std::chrono::seconds(2);
 
 std::uint64_t to_millis(Duration after) {
   // Rounded up: a timer never fires early.
@@ -81,6 +84,7 @@ Loop::Loop() : handles_(std::make_unique<Handles>()) {
 
 Loop::~Loop() {
   reap();
+  paused_timer_.reset();
   handles_->wake.reset();
   handles_->before_poll.reset();
   handles_->after_poll.reset();
@@ -115,6 +119,30 @@ void Loop::post(std::function<void()> task) {
 void Loop::retire(std::unique_ptr<Retirable> object) { retired_.push_back(std::move(object)); }
 
 void Loop::defer(std::function<void()> task) { deferred_.push_back(std::move(task)); }
+
+void Loop::reads_no_more(UvStream& stream) {
+  paused_.insert(&stream);
+  if (!paused_timer_) {
+    paused_timer_ = timer([this] { check_paused(); });
+  }
+  if (!paused_timer_->running()) {
+    paused_timer_->start(kCheckPaused);
+  }
+}
+
+void Loop::reads_again(UvStream& stream) { paused_.erase(&stream); }
+
+void Loop::check_paused() {
+  const std::vector<UvStream*> all(paused_.begin(), paused_.end());
+  for (UvStream* stream : all) {
+    if (paused_.contains(stream)) {  // none destroyed by another's error
+      stream->check_alive();
+    }
+  }
+  if (!paused_.empty()) {
+    paused_timer_->start(kCheckPaused);
+  }
+}
 
 uv_loop_s* Loop::raw() const { return &handles_->loop; }
 

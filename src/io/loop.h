@@ -6,11 +6,14 @@
 #include <meshnode/clock.h>
 #include <meshnode/executor.h>
 #include <mutex>
+#include <unordered_set>
 #include <vector>
 
 struct uv_loop_s;
 
 namespace meshnode::io {
+
+class UvStream;
 
 /// The monotonic clock of Loop::now(), for any thread.
 Instant monotonic_now();
@@ -35,6 +38,10 @@ class Loop final : public Clock, public Executor {
   void defer(std::function<void()> task) override;
   void retire(std::unique_ptr<Retirable> object) override;
 
+  /// Streams that do not read are checked every two seconds; for io/stream.h.
+  void reads_no_more(UvStream& stream);
+  void reads_again(UvStream& stream);
+
   uv_loop_s* raw() const;
   /// Shared by every stream of this loop; valid until the next read. kReadHeadroom writable bytes
   /// lie before it.
@@ -44,12 +51,15 @@ class Loop final : public Clock, public Executor {
   struct Handles;
   void run_posted();
   void reap();
+  void check_paused();
 
   std::unique_ptr<Handles> handles_;
   std::mutex mutex_;
   std::vector<std::function<void()>> posted_;  // guarded by mutex_
   std::vector<std::function<void()>> deferred_;
   std::vector<std::unique_ptr<Retirable>> retired_;
+  std::unordered_set<UvStream*> paused_;
+  std::unique_ptr<Timer> paused_timer_;
   std::unique_ptr<std::uint8_t[]> scratch_;
 };
 

@@ -15,7 +15,8 @@ namespace meshnode::io {
 namespace {
 
 constexpr int kBacklog = 4096;
-constexpr int kPortAttempts = 64;
+constexpr int kPortAttempts = 256;
+constexpr Duration kRetryAccept = std::chrono::milliseconds(100);
 
 void set_option(int fd, int level, int name, int value) {
   setsockopt(fd, level, name, &value, sizeof value);
@@ -36,8 +37,12 @@ HandlePtr<uv_tcp_t> new_handle(uv_loop_t* loop, void* owner) {
 
 class UvListener final : public Listener {
  public:
-  UvListener(Loop& loop, int descriptor, AcceptEvents* events)
-      : loop_(loop), descriptor_(descriptor), events_(events) {}
+  UvListener(Loop& loop, const NetworkOptions& options, int descriptor, AcceptEvents* events)
+      : loop_(loop),
+        options_(options),
+        descriptor_(descriptor),
+        events_(events),
+        retry_(loop.timer([this] { try_again(); })) {}
 
   Status open() {
     // libuv closes what it is given; the supervisor's descriptor stays as it is.
@@ -65,14 +70,25 @@ class UvListener final : public Listener {
     return {};
   }
 
-  void pause() override { handle_.reset(); }
+  void pause() override {
+    retry_->stop();
+    handle_.reset();
+  }
   void resume() override {
     if (!handle_) {
-      static_cast<void>(open());
+      try_again();
     }
   }
 
  private:
+  void try_again() {
+    if (full() || !open()) {
+      retry_->start(kRetryAccept);
+    }
+  }
+
+  bool full() const { return options_.budget != nullptr && options_.budget->full(); }
+
   void accept() {
     auto client = new_handle(loop_.raw(), nullptr);
     if (uv_accept(reinterpret_cast<uv_stream_t*>(handle_.get()),
@@ -82,20 +98,36 @@ class UvListener final : public Listener {
     uv_os_fd_t fd = -1;
     uv_fileno(reinterpret_cast<uv_handle_t*>(client.get()), &fd);
     tune(fd);
-    events_->on_accept(std::make_unique<UvStream>(loop_, std::move(client)));
+    events_->on_accept(std::make_unique<UvStream>(loop_, std::move(client),
+                                                  DescriptorBudget::Share(options_.budget)));
+    if (full()) {
+      // Connections wait in the queue, where another loop or a later moment finds them.
+      handle_.reset();
+      retry_->start(kRetryAccept);
+      if (options_.on_full) {
+        options_.on_full();
+      }
+    }
   }
 
   Loop& loop_;
+  const NetworkOptions& options_;
   int descriptor_;
   AcceptEvents* events_;
+  std::unique_ptr<Timer> retry_;
   HandlePtr<uv_tcp_t> handle_;
 };
 
 class UvDial final : public Dial {
  public:
-  UvDial(Loop& loop, SourcePorts& ports, std::uint32_t mark, const DialOptions& options,
+  UvDial(Loop& loop, SourcePorts& ports, const NetworkOptions& network, const DialOptions& options,
          DialEvents* events)
-      : loop_(loop), ports_(ports), mark_(mark), options_(options), events_(events) {
+      : loop_(loop),
+        ports_(ports),
+        mark_(network.mark),
+        options_(options),
+        events_(events),
+        share_(network.budget) {
     timer_ = loop_.timer([this] { finish(UV_ETIMEDOUT); });
   }
 
@@ -191,7 +223,8 @@ class UvDial final : public Dial {
       status = early_status_;
     }
     if (status == 0) {
-      events_->on_connected(std::make_unique<UvStream>(loop_, std::move(handle_)));
+      events_->on_connected(
+          std::make_unique<UvStream>(loop_, std::move(handle_), std::move(share_)));
       return;
     }
     handle_.reset();
@@ -204,6 +237,7 @@ class UvDial final : public Dial {
   DialOptions options_;
   DialEvents* events_;
   std::unique_ptr<Timer> timer_;
+  DescriptorBudget::Share share_;
   HandlePtr<uv_tcp_t> handle_;
   std::unique_ptr<uv_connect_t> request_;  // libuv's until its callback has run
   int early_status_ = 0;
@@ -223,13 +257,13 @@ UvNetwork::UvNetwork(Loop& loop, const NetworkOptions& options)
 UvNetwork::~UvNetwork() = default;
 
 std::unique_ptr<Dial> UvNetwork::dial(const DialOptions& options, DialEvents* events) {
-  auto dial = std::make_unique<UvDial>(loop_, ports_, options_.mark, options, events);
+  auto dial = std::make_unique<UvDial>(loop_, ports_, options_, options, events);
   dial->start();
   return dial;
 }
 
 Result<std::unique_ptr<Listener>> UvNetwork::listen(int descriptor, AcceptEvents* events) {
-  auto listener = std::make_unique<UvListener>(loop_, descriptor, events);
+  auto listener = std::make_unique<UvListener>(loop_, options_, descriptor, events);
   if (auto opened = listener->open(); !opened) {
     return fail(opened.error());
   }

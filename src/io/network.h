@@ -3,8 +3,10 @@
 
 #include <meshnode/transport.h>
 #include <cstdint>
+#include <functional>
 #include <memory>
 
+#include "io/descriptor_budget.h"
 #include "io/loop.h"
 #include "io/source_port.h"
 
@@ -16,6 +18,10 @@ struct NetworkOptions {
   /// Which share of the transparent source ports is this loop's: `share` of `shares`.
   unsigned share = 0;
   unsigned shares = 1;
+  /// Accepting pauses while it is full; null counts nothing.
+  DescriptorBudget* budget = nullptr;
+  /// Accepting has paused for want of descriptors.
+  std::function<void()> on_full;
 };
 
 class UvNetwork final : public Network {
@@ -24,6 +30,7 @@ class UvNetwork final : public Network {
   ~UvNetwork() override;
   std::unique_ptr<Dial> dial(const DialOptions& options, DialEvents* events) override;
   Result<std::unique_ptr<Listener>> listen(int descriptor, AcceptEvents* events) override;
+  bool full() const override { return options_.budget != nullptr && options_.budget->full(); }
 
  private:
   Loop& loop_;

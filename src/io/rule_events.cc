@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <initializer_list>
@@ -18,6 +19,8 @@ namespace meshnode::io {
 namespace {
 
 constexpr Duration kSettle = std::chrono::milliseconds(100);
+// Others (containers, ban lists, routing daemons) may change rules all day long.
+constexpr Duration kAtMostEvery = std::chrono::seconds(1);
 
 int subscribe(int protocol, std::initializer_list<int> groups) {
   const int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, protocol);
@@ -40,8 +43,12 @@ int subscribe(int protocol, std::initializer_list<int> groups) {
 }  // namespace
 
 struct RuleEvents::Impl {
-  Impl(Loop& loop, std::function<void()> on_change)
-      : settle(loop.timer(std::move(on_change))),
+  Impl(Loop& on, std::function<void()> on_change)
+      : loop(on),
+        settle(loop.timer([this, told = std::move(on_change)] {
+          last = loop.now();
+          told();
+        })),
         filter(subscribe(NETLINK_NETFILTER, {NFNLGRP_NFTABLES})),
         routes(subscribe(NETLINK_ROUTE, {RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_RULE, RTNLGRP_IPV4_ROUTE,
                                          RTNLGRP_IPV6_ROUTE})) {
@@ -70,10 +77,13 @@ struct RuleEvents::Impl {
       size = recv(fd, buffer.data(), buffer.size(), 0);
     } while (size > 0 || (size < 0 && errno == ENOBUFS));
     if (!settle->running()) {
-      settle->start(kSettle);
+      const Instant now = loop.now();
+      settle->start(std::max(kSettle, Duration(last + kAtMostEvery - now)));
     }
   }
 
+  Loop& loop;
+  Instant last{};
   std::unique_ptr<Timer> settle;
   int filter;
   int routes;

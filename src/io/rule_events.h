@@ -9,8 +9,8 @@ namespace meshnode::io {
 
 class Loop;
 
-/// Calls back once per burst (up to 100 ms after its first event), also for our own changes and
-/// when events were lost. Needs CAP_NET_ADMIN for the packet filter's.
+/// Calls back once per burst (100 ms after its first event, and at most once a second), also for
+/// our own changes and when events were lost. Needs CAP_NET_ADMIN for the packet filter's.
 class RuleEvents {
  public:
   RuleEvents(Loop& loop, std::function<void()> on_change);

@@ -9,16 +9,29 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <numeric>
 
 namespace meshnode::io {
+namespace {
+
+// Ports given out one after another lie far apart: connections opened together and held must not
+// be one block that every later round runs into.
+constexpr unsigned kStride = 12'289;
+
+}  // namespace
 
 SourcePorts::SourcePorts(unsigned share, unsigned shares)
-    : at_(kFirstSourcePort + share),
-      step_(shares == 0 ? 1 : shares),
-      first_(kFirstSourcePort + share) {
+    : share_(share), shares_(std::max(shares, 1U)) {
+  const unsigned range = kLastSourcePort - kFirstSourcePort + 1U;
+  count_ = (range - share_ + shares_ - 1) / shares_;
+  stride_ = kStride % count_;
+  while (std::gcd(stride_, count_) != 1) {
+    ++stride_;
+  }
   netlink_ = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
 }
 
@@ -29,11 +42,8 @@ SourcePorts::~SourcePorts() {
 }
 
 std::uint16_t SourcePorts::next() {
-  const auto port = static_cast<std::uint16_t>(at_);
-  at_ += step_;
-  if (at_ > kLastSourcePort) {
-    at_ = first_;
-  }
+  const auto port = static_cast<std::uint16_t>(kFirstSourcePort + share_ + at_ * shares_);
+  at_ = (at_ + stride_) % count_;
   return port;
 }
 

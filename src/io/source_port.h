@@ -20,16 +20,18 @@ class SourcePorts {
   SourcePorts(const SourcePorts&) = delete;
   SourcePorts& operator=(const SourcePorts&) = delete;
 
-  /// The next candidate, round the range.
+  /// The next candidate, round the range, never a neighbour of the last.
   std::uint16_t next();
   /// Whether a socket with local `server` and remote `client` lives in this network namespace
   /// (sock_diag exact look-up, about 10 µs); true when the kernel would not say.
   bool in_use(const SocketAddress& client, const SocketAddress& server);
 
  private:
-  std::uint32_t at_;
-  std::uint32_t step_;
-  std::uint32_t first_;
+  unsigned share_;
+  unsigned shares_;
+  unsigned count_ = 0;   // ports of this share
+  unsigned stride_ = 0;  // coprime to count_: every port comes once a round
+  unsigned at_ = 0;
   int netlink_ = -1;
 };
 

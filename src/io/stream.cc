@@ -3,6 +3,7 @@
 #include <linux/netfilter_ipv4.h>
 #include <linux/netfilter_ipv6/ip6_tables.h>
 #include <netinet/in.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include <array>
@@ -41,14 +42,32 @@ struct UvStream::Write {
   std::vector<std::uint8_t> bytes;
 };
 
-UvStream::UvStream(Loop& loop, HandlePtr<uv_tcp_t> handle)
-    : loop_(loop), handle_(std::move(handle)) {
+UvStream::UvStream(Loop& loop, HandlePtr<uv_tcp_t> handle, DescriptorBudget::Share share)
+    : loop_(loop), handle_(std::move(handle)), share_(std::move(share)) {
   handle_->data = this;
+  // Whatever ends this process ends the connection as a reset: cut in the middle it must not look
+  // whole.
+  set_abortive(true);
 }
 
-UvStream::~UvStream() = default;
+UvStream::~UvStream() {
+  loop_.reads_again(*this);
+  if (handle_ && shut_ && !failed_ && queued() == 0) {
+    set_abortive(false);  // an orderly end: the kernel still has bytes to deliver
+  }
+}
+
+void UvStream::set_abortive(bool on) {
+  // With linger zero close() sends RST, also after a shutdown (uv_tcp_close_reset() would refuse).
+  const linger hard{.l_onoff = on ? 1 : 0, .l_linger = 0};
+  setsockopt(descriptor_of(*handle_), SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
+}
 
 void UvStream::start_reading() {
+  if (!handle_) {
+    return;
+  }
+  loop_.reads_again(*this);
   uv_read_start(
       as_stream(handle_.get()),
       [](uv_handle_t* raw, std::size_t, uv_buf_t* buffer) {
@@ -65,7 +84,26 @@ void UvStream::start_reading() {
       });
 }
 
-void UvStream::stop_reading() { uv_read_stop(as_stream(handle_.get())); }
+void UvStream::stop_reading() {
+  if (handle_) {
+    uv_read_stop(as_stream(handle_.get()));
+    loop_.reads_no_more(*this);
+  }
+}
+
+void UvStream::check_alive() {
+  // Bytes that came before the reset may still be read, as they could be without us.
+  int unread = 0;
+  if (!handle_ || failed_ || ioctl(descriptor_of(*handle_), FIONREAD, &unread) != 0 || unread > 0) {
+    return;
+  }
+  int pending = 0;
+  socklen_t length = sizeof pending;
+  if (getsockopt(descriptor_of(*handle_), SOL_SOCKET, SO_ERROR, &pending, &length) == 0 &&
+      pending != 0) {
+    fail_with(uv_translate_sys_error(pending));
+  }
+}
 
 void UvStream::on_read(ssize_t size) {
   if (size == 0 || failed_ || events_ == nullptr) {
@@ -183,12 +221,13 @@ void UvStream::shutdown() {
 }
 
 void UvStream::reset() {
-  // Linger zero makes close() send RST, also after a shutdown (uv_tcp_close_reset() would refuse).
-  const linger hard{.l_onoff = 1, .l_linger = 0};
-  setsockopt(descriptor_of(*handle_), SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
+  if (!handle_) {
+    return;
+  }
   failed_ = true;
   waiting_.clear();
   events_ = nullptr;
+  loop_.reads_again(*this);
   handle_.reset();
 }
 

@@ -7,6 +7,7 @@
 #include <optional>
 #include <vector>
 
+#include "io/descriptor_budget.h"
 #include "io/handle.h"
 #include "io/loop.h"
 
@@ -14,7 +15,7 @@ namespace meshnode::io {
 
 class UvStream final : public Stream {
  public:
-  UvStream(Loop& loop, HandlePtr<uv_tcp_t> handle);
+  UvStream(Loop& loop, HandlePtr<uv_tcp_t> handle, DescriptorBudget::Share share);
   ~UvStream() override;
 
   void set_events(StreamEvents* events) override { events_ = events; }
@@ -31,6 +32,11 @@ class UvStream final : public Stream {
  private:
   struct Write;
   void on_read(ssize_t size);
+  friend class Loop;
+  /// A stream that does not read is in no poll set: the loop asks now and then whether its
+  /// connection was reset meanwhile.
+  void check_alive();
+  void set_abortive(bool on);
   void submit();
   void on_written(std::size_t size, int status);
   void fail_with(int status);
@@ -40,6 +46,7 @@ class UvStream final : public Stream {
   StreamEvents* events_ = nullptr;
   std::vector<std::uint8_t> waiting_;  // behind the write in flight
   std::size_t in_flight_ = 0;
+  DescriptorBudget::Share share_;
   bool shut_ = false;
   bool failed_ = false;
 };

@@ -152,6 +152,11 @@ WorkloadEntrySpec decode_endpoint(Fields& fields, const Labels& metadata_labels)
   entry.service_account = decode_service_account(fields);
   const auto tunnel = entry.labels.find(std::string(kTunnelLabel));
   entry.tunnelled = tunnel != entry.labels.end() && tunnel->second == "http";
+  if (tunnel != entry.labels.end() && tunnel->second != "http" && tunnel->second != "none") {
+    // A slip of the pen must not mean plaintext.
+    fields.error("labels", fmt::format("{} is '{}'; it must be http (through HBONE) or none",
+                                       kTunnelLabel, tunnel->second.substr(0, 80)));
+  }
   fields.refuse("network");
   if (fields.get("weight") != nullptr && fields.integer("weight", 0, 4294967295).value_or(1) != 1) {
     fields.error("weight", "weights other than 1 are not supported by this version");

@@ -28,6 +28,8 @@ class ProxyReports {
                             const std::string& reason) = 0;
   /// A peer ran into a limit of the contract and was stopped: limit-reached.
   virtual void limit_reached(const IpAddress& peer, const std::string& limit) = 0;
+  /// Accepting pauses: 80 % of the process's descriptors are in use.
+  virtual void descriptors_used_up() = 0;
   /// A tunnel of ours could not be opened.
   virtual void tunnel_failed(const SocketAddress& to, const std::string& reason) = 0;
 };

@@ -48,7 +48,8 @@ class Inbound::Connection final : public Retirable, private DialEvents, private 
     }
     labels_.service = std::move(host);
     if (const auto* refuse = std::get_if<Refuse>(&plan.step)) {
-      refuse_with(refuse->flag, refuse->reason, 400);
+      refuse_with(refuse->flag, refuse->reason,
+                  refuse->flag == telemetry::Flag::kOverload ? 503 : 400);
       return;
     }
     addresses_.destination = std::get<GoDirect>(plan.step).to;
@@ -190,8 +191,11 @@ void Inbound::on_tunnel_gone(Tunnel& tunnel, bool handshake, const std::string& 
 
 void Inbound::on_connect(Tunnel& tunnel, std::unique_ptr<HboneStream> stream,
                          ConnectRequest request) {
-  const InboundPlan plan = plan_tunnelled(*context_.snapshot, request.authority,
-                                          tunnel.session().presented()->identity());
+  InboundPlan plan = plan_tunnelled(*context_.snapshot, request.authority,
+                                    tunnel.session().presented()->identity());
+  if (context_.network.full()) {
+    plan.step = Refuse{telemetry::Flag::kOverload, "no descriptor is left for this connection"};
+  }
   HboneStream* hbone = stream.get();
   auto connection =
       std::make_unique<Connection>(*this, std::move(stream), hbone, tunnel.peer_address());

@@ -26,7 +26,7 @@ class Outbound::Connection final : public Retirable,
              const SocketAddress& original)
       : outbound_(outbound), stream_(std::move(stream)) {
     addresses_.source = stream_->peer_address();
-    addresses_.destination = original;
+    addresses_.destination = original_ = original;
     labels_.reporter = telemetry::Reporter::kSource;
     if (plan.caller) {
       labels_.source = end_of(plan.caller->party);
@@ -76,8 +76,12 @@ class Outbound::Connection final : public Retirable,
         this);
   }
 
-  /// The address the program's own socket had, so that a host with several keeps using it.
+  /// The address the program's own socket had, so that a host with several keeps using it. Behind a
+  /// service address it was chosen for the way there, not for the endpoint's.
   std::optional<IpAddress> source() const {
+    if (addresses_.destination.ip != original_.ip) {
+      return std::nullopt;
+    }
     const bool same_family =
         addresses_.source.ip.family() ==
         (addresses_.hbone ? addresses_.hbone->ip : addresses_.destination.ip).family();
@@ -135,6 +139,7 @@ class Outbound::Connection final : public Retirable,
   std::variant<GoDirect, GoTo, Refuse> step_;
   telemetry::Labels labels_;
   telemetry::Addresses addresses_;
+  SocketAddress original_;
   std::unique_ptr<Dial> dial_;
   std::unique_ptr<PoolRequest> request_;
   std::unique_ptr<telemetry::ConnectionRecord> record_;

@@ -79,6 +79,19 @@ Pool::~Pool() {
   key_of_.clear();
 }
 
+void PoolRequest::give_up() {
+  if (pool_ == nullptr) {
+    return;  // answered
+  }
+  Pool& pool = *std::exchange(pool_, nullptr);
+  pool.withdraw(*this);
+  // Its destructor resets the stream, once nothing of it is on the stack.
+  pool.context_.executor.defer([stream = std::shared_ptr<HboneStream>(std::move(stream_))] {});
+  events_->on_tunnel_refused(
+      telemetry::Flag::kConnect,
+      {ErrorCode::kTimeout, fmt::format("{} gave no answer within 15 s", key_->to.text())});
+}
+
 Pool::Pool(ProxyContext& context) : context_(context) {}
 
 std::unique_ptr<PoolRequest> Pool::connect(const PoolKey& key, ConnectRequest request,
@@ -88,6 +101,8 @@ std::unique_ptr<PoolRequest> Pool::connect(const PoolKey& key, ConnectRequest re
   wish->pool_ = this;
   wish->key_ = &entry->first;
   entry->second.waiting.push_back(wish.get());
+  wish->limit_ = context_.clock.timer([request = wish.get()] { request->give_up(); });
+  wish->limit_->start(kAnswerWithin);
   // Never an event before this function has returned.
   serve_soon(key);
   return wish;

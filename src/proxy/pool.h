@@ -32,6 +32,9 @@ class PoolEvents {
 
 class Pool;
 
+/// From the wish to the far agent's answer: its own 10 s to reach the program, and slack.
+inline constexpr Duration kAnswerWithin = std::chrono::seconds(15);
+
 /// One wish for a stream; destroying it withdraws it. Either event ends it.
 class PoolRequest final : private ConnectEvents {
  public:
@@ -44,12 +47,14 @@ class PoolRequest final : private ConnectEvents {
       : request_(std::move(request)), events_(events) {}
   void on_connect_accepted() override;
   void on_connect_refused(int status, bool unprocessed, const Error& error) override;
+  void give_up();
 
   ConnectRequest request_;
   PoolEvents* events_;
   Pool* pool_ = nullptr;
   const PoolKey* key_ = nullptr;  // owned by the pool's map; entries outlive their requests
   std::unique_ptr<HboneStream> stream_;
+  std::unique_ptr<Timer> limit_;
   bool retried_ = false;
 };
 

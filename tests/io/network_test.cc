@@ -315,6 +315,96 @@ TEST_CASE("source ports stay below every ephemeral range and loops never share o
   }
 }
 
+TEST_CASE("every source port comes once a round, and connections held leave no block behind") {
+  const unsigned shares = GENERATE(1U, 2U, 3U, 7U, 64U);
+  io::SourcePorts ports(shares - 1, shares);
+  std::vector<bool> seen(65536, false);
+  const std::uint16_t first = ports.next();
+  seen[first] = true;
+  std::size_t round = 1;
+  for (std::uint16_t port = ports.next(); port != first; port = ports.next(), ++round) {
+    REQUIRE_FALSE(seen[port]);
+    seen[port] = true;
+  }
+  CHECK(round >= (io::kLastSourcePort - io::kFirstSourcePort) / shares);
+  std::vector<bool> held(65536, false);
+  for (int i = 0; i < 100; ++i) {
+    held[ports.next()] = true;
+  }
+  int run = 0;
+  for (std::size_t i = 0; i < round; ++i) {
+    run = held[ports.next()] ? run + 1 : 0;
+    REQUIRE((run < 256 || shares > 7));
+  }
+}
+
+TEST_CASE("accepting pauses when the budget is used up and goes on when there is room") {
+  io::Loop loop;
+  const Listening listening;
+  io::DescriptorBudget budget(2);
+  int told = 0;
+  io::UvNetwork network(loop, {0, 0, 1, &budget, [&] { ++told; }});
+  struct Keep final : AcceptEvents {
+    void on_accept(std::unique_ptr<Stream> stream) override { kept.push_back(std::move(stream)); }
+    std::vector<std::unique_ptr<Stream>> kept;
+  } keep;
+  auto listener = std::move(*network.listen(listening.fd, &keep));
+  sockaddr_storage raw{};
+  const socklen_t size = listening.address.to_sockaddr(raw);
+  std::vector<int> clients;
+  for (int i = 0; i < 3; ++i) {
+    clients.push_back(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    REQUIRE(connect(clients.back(), reinterpret_cast<sockaddr*>(&raw), size) == 0);
+  }
+  auto pause = loop.timer([&] { loop.stop(); });
+  pause->start(300ms);
+  loop.run();
+  CHECK(keep.kept.size() == 2);
+  CHECK(network.full());
+  CHECK(told == 1);
+  keep.kept.clear();
+  pause->start(1s);
+  loop.run();
+  CHECK(keep.kept.size() == 1);
+  CHECK_FALSE(network.full());
+  for (const int client : clients) {
+    close(client);
+  }
+}
+
+TEST_CASE("a reset is noticed also while nothing is read, but not before what came earlier") {
+  Joined joined;
+  joined.far->start_reading();
+  joined.far->stop_reading();
+  const bool data = GENERATE(false, true);
+  if (data) {
+    say(*joined.near, "first this");
+  }
+  joined.near->reset();
+  if (data) {
+    auto pause = joined.loop.timer([&] { joined.loop.stop(); });
+    pause->start(2500ms);
+    joined.loop.run();
+    CHECK_FALSE(joined.far_ear.error.has_value());
+    joined.far->start_reading();
+  }
+  joined.until([&] { return joined.far_ear.error.has_value(); });
+  CHECK(joined.far_ear.data == (data ? "first this" : ""));
+}
+
+TEST_CASE("a stream dropped in the middle is a reset, one that was shut down is not") {
+  const bool orderly = GENERATE(false, true);
+  Joined joined;
+  joined.far->start_reading();
+  say(*joined.near, "half");
+  if (orderly) {
+    joined.near->shutdown();
+  }
+  joined.near.reset();
+  joined.until([&] { return joined.far_ear.ended || joined.far_ear.error.has_value(); });
+  CHECK(joined.far_ear.ended == orderly);
+}
+
 TEST_CASE("a live connection's 4-tuple is known to be in use, any other is not") {
   const char* ip = GENERATE("127.0.0.1", "::1");
   Joined joined(ip);
