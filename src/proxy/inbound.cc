@@ -202,7 +202,12 @@ void Inbound::on_connect(Tunnel& tunnel, std::unique_ptr<HboneStream> stream,
   Connection& started = *connection;
   add(std::move(connection));
   started.describe_caller(&tunnel.session().peer().identity);
-  started.start(plan, tunnel.local_address(), forwarded_host(request.forwarded));
+  // A name becomes a metric label: only one that the mesh knows, or a peer could make up thousands.
+  std::string host = forwarded_host(request.forwarded);
+  if (!context_.snapshot->hostnames.contains(host)) {
+    host.clear();
+  }
+  started.start(plan, tunnel.local_address(), std::move(host));
 }
 
 void Inbound::on_malformed(Tunnel& tunnel, const std::string& reason) {

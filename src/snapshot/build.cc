@@ -73,6 +73,9 @@ class Builder {
     snapshot->trust_domain = catalog_.node.trust_domain;
     snapshot->revision = revision;
     snapshot->preserve_source_address = catalog_.node.preserve_source_address;
+    for (const model::CatalogService& service : catalog_.services) {
+      snapshot->hostnames.insert(service.hostname);
+    }
     add_workloads(*snapshot);
     add_inbound(*snapshot);
     add_routes(*snapshot);

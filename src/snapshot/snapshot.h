@@ -11,6 +11,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -89,6 +90,7 @@ class Snapshot {
   std::unordered_map<std::string, std::shared_ptr<const LocalWorkload>> by_server_name;
   std::unordered_map<std::uint16_t, std::shared_ptr<const LocalWorkload>> by_slot;
   std::unordered_map<SpiffeId, Party> parties;       ///< known workloads by identity
+  std::unordered_set<std::string> hostnames;           ///< of all services
   std::unordered_map<IpAddress, Party> party_by_ip;  ///< known workloads by address, where one only
 
   const Route* route(const SocketAddress& destination) const;

@@ -40,8 +40,12 @@ struct Peer final : TunnelOwner {
     tunnel.reset();
     world.loop.run();
   }
-  void ask(const std::string& authority) {
-    stream = tunnel->connect(request_to(authority), &answer);
+  void ask(const std::string& authority, const std::string& host = "") {
+    ConnectRequest request = request_to(authority);
+    if (!host.empty()) {
+      request.forwarded += ";host=" + host;
+    }
+    stream = tunnel->connect(request, &answer);
     REQUIRE(stream);
     world.loop.run();
   }
@@ -135,6 +139,19 @@ TEST_CASE("the program sees the tunnel peer's address, whatever the request says
   CHECK(dials[0].transparent == preserve);
   CHECK(dials[0].source == (preserve ? std::optional(ip("10.0.0.77")) : std::nullopt));
   CHECK(dials[0].timeout == 10s);
+}
+
+TEST_CASE("a service name of the mesh becomes a label, one that a peer made up does not") {
+  World world;
+  world.open();
+  auto program = world.network.serve(at("10.0.0.2:9080"));
+  Peer peer(world, credential_for(kProduct));
+  const std::string known = "reviews.bookinfo.mesh.internal";
+  const std::string said = GENERATE(as<std::string>{}, "reviews.bookinfo.mesh.internal",
+                                    "made-up-4711.example");
+  peer.ask("10.0.0.2:9080", said);
+  REQUIRE(world.b.opened().size() == 1);
+  CHECK(world.b.opened()[0]->labels.service == (said == known ? known : ""));
 }
 
 TEST_CASE("a tunnel from this host's own address needs no foreign socket") {

@@ -70,6 +70,7 @@ struct World {
     a.enrol(kProduct, 1, {8080}, credential_for(kProduct));
     a.enrol(kRatings, 2, {7070}, credential_for(kRatings));
     b.enrol(kReviews, 1, {9080}, credential_for(kReviews));
+    b.snapshot->hostnames.insert("reviews.bookinfo.mesh.internal");
     a.route("10.0.0.2:9080", {tunnelled("10.0.0.2:9080", kReviews, "10.0.0.2:15008")});
     a.route("[fd00::2]:9080", {tunnelled("[fd00::2]:9080", kReviews, "[fd00::2]:15008")});
     a.route("10.99.0.1:80", {tunnelled("10.0.0.2:9080", kReviews, "10.0.0.2:15008")},

@@ -410,3 +410,15 @@ TEST_CASE("a pool may be destroyed at any time") {
   mesh.loop.run();
   CHECK(mesh.network.open_streams() == 0);
 }
+
+TEST_CASE("a far agent that never answers is given up after 15 s") {
+  Mesh mesh;
+  mesh.far.hold = true;
+  Asker& asker = mesh.ask();
+  mesh.loop.advance(std::chrono::milliseconds(14'900));
+  CHECK(asker.refused == 0);
+  mesh.loop.advance(std::chrono::milliseconds(200));
+  CHECK(asker.refused == 1);
+  CHECK(asker.flag == telemetry::Flag::kConnect);
+  CHECK(asker.error.find("15 s") != std::string::npos);
+}
