@@ -134,7 +134,8 @@ def describe(options, discarded, began):
            if cpus_of(options, 0)[0] is not None else "none")
     lines = [f"{key}: {value}" for key, value in about.items()]
     lines += [f"pinning: {pin}", f"measured seconds a case: {options.seconds:g} (rate: twice)",
-              f"TCP congestion control: {congestion_control(options.congestion)} (the machine's own: "
+              "TCP congestion control: "
+              f"{congestion_control(options.congestion)} (the machine's own: "
               f"{congestion_control('machine')})",
               f"haproxy tune.bufsize: {options.haproxy_bufsize or '16384 (default)'}",
               f"sets discarded for steal over {MAX_STEAL:.0%}: {discarded}",

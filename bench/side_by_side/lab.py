@@ -35,7 +35,9 @@ class Host:
         self.run("ip", "link", "set", "lo", "up")
         # Short connections by the thousand must not run out of ports before the case ends.
         self.run("sysctl", "-qw", "net.ipv4.ip_local_port_range=20000 65000",
-                 "net.ipv4.tcp_tw_reuse=1", f"net.ipv4.tcp_congestion_control={congestion}", "net.ipv6.conf.default.accept_dad=0")
+                 "net.ipv4.tcp_tw_reuse=1",
+                 f"net.ipv4.tcp_congestion_control={congestion}",
+                 "net.ipv6.conf.default.accept_dad=0")
 
     def prefix(self, user=None, bound=True):
         # Ahead of what else runs on the machine, all arms alike.
