@@ -363,6 +363,9 @@ void Tunnel::gone(const std::string& error) {
     return;
   }
   flush();
+  if (stream_) {
+    stream_->shutdown();  // a reset could overtake the GOAWAY that says why
+  }
   ended_ = true;
   timer_->stop();
   const bool was_ready = ready_;
