@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include "capture/restore.h"
+#include "capture/spec.h"
 
 using namespace meshnode::capture;
 
