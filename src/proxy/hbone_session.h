@@ -8,6 +8,7 @@
 #include <meshnode/result.h>
 #include <meshnode/transport.h>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
@@ -84,6 +85,8 @@ class HboneStream final : public Stream {
   void receive(MutableBytes data);
   void receive_end();
   void deliver();
+  void keep(Bytes data);
+  void return_credit();
   void end_with(const Error& error, bool unprocessed);
 
   HboneSession* session_;
@@ -93,8 +96,11 @@ class HboneStream final : public Stream {
   MutableBytes view_;                  // borrowed from forward()'s caller, during the call only
   std::vector<std::uint8_t> waiting_;  // kReadHeadroom bytes, then what could not be sent yet
   std::size_t waiting_at_ = 0;         // start of the unsent part
-  std::vector<std::uint8_t> inbox_;    // arrived while reading was off; bounded by the window
-  std::size_t owed_ = 0;               // window credit held back
+  // Arrived while reading was off; bounded by the window. Chunks, each with its headroom: one
+  // growing buffer would take twice the memory.
+  std::deque<std::vector<std::uint8_t>> inbox_;
+  std::size_t inbox_bytes_ = 0;
+  std::size_t owed_ = 0;       // window credit held back
   std::optional<Error> lost_;  // what ended it before anybody listened
   bool reading_ = false;
   bool delivering_ = false;

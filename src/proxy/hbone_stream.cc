@@ -1,5 +1,6 @@
 #include <nghttp2/nghttp2.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "proxy/hbone_session.h"
@@ -10,6 +11,7 @@ namespace {
 // Less than this is copied and sent together with what other streams have ready; more is framed
 // and encrypted where it lies.
 constexpr std::size_t kGatherBelow = 4096;
+constexpr std::size_t kInboxChunk = std::size_t{64} * 1024;
 
 }  // namespace
 
@@ -117,17 +119,35 @@ void HboneStream::start_reading() {
   deliver();
 }
 
+void HboneStream::keep(Bytes data) {
+  inbox_bytes_ += data.size();
+  while (!data.empty()) {
+    if (inbox_.empty() || inbox_.back().size() == inbox_.back().capacity()) {
+      inbox_.emplace_back().reserve(kInboxChunk);
+      inbox_.back().resize(kReadHeadroom);
+    }
+    std::vector<std::uint8_t>& last = inbox_.back();
+    const std::size_t size = std::min(data.size(), last.capacity() - last.size());
+    last.insert(last.end(), data.begin(), data.begin() + static_cast<std::ptrdiff_t>(size));
+    data = data.subspan(size);
+  }
+}
+
+void HboneStream::return_credit() {
+  if (reading_ && session_ != nullptr && owed_ > inbox_bytes_) {
+    nghttp2_session_consume(session_->session_, id_, owed_ - inbox_bytes_);
+    owed_ = inbox_bytes_;
+  }
+}
+
 void HboneStream::receive(MutableBytes data) {
+  owed_ += data.size();  // before, so that a stream that is reset within gives it back
   if (!reading_ || delivering_ || !inbox_.empty() || events_ == nullptr) {
-    inbox_.insert(inbox_.end(), data.begin(), data.end());
-    owed_ += data.size();
+    keep(data);
     return;
   }
-  owed_ += data.size();  // before, so that a stream that is reset within gives it back
   events_->on_data(data);
-  if (reading_ && session_ != nullptr) {
-    nghttp2_session_consume(session_->session_, id_, std::exchange(owed_, 0));
-  }
+  return_credit();
 }
 
 void HboneStream::receive_end() {
@@ -140,15 +160,16 @@ void HboneStream::deliver() {
     return;
   }
   delivering_ = true;
-  if (!inbox_.empty()) {
-    std::vector<std::uint8_t> data(kReadHeadroom);
-    data.insert(data.end(), inbox_.begin(), inbox_.end());
-    inbox_ = {};
-    events_->on_data(MutableBytes(data).subspan(kReadHeadroom));
+  while (!inbox_.empty() && reading_ && events_ != nullptr) {
+    std::vector<std::uint8_t> chunk = std::move(inbox_.front());
+    inbox_.pop_front();
+    const MutableBytes data = MutableBytes(chunk).subspan(kReadHeadroom);
+    inbox_bytes_ -= data.size();
+    events_->on_data(data);
   }
   delivering_ = false;
-  if (reading_ && owed_ > 0 && session_ != nullptr) {
-    nghttp2_session_consume(session_->session_, id_, std::exchange(owed_, 0));
+  return_credit();
+  if (session_ != nullptr) {
     session_->events_->on_output_waiting();
   }
   if (reading_ && end_received_ && !end_delivered_ && inbox_.empty() && events_ != nullptr) {
