@@ -9,7 +9,6 @@
 #include <memory>
 #include <optional>
 #include <set>
-#include <thread>
 #include <utility>
 
 #include "admin/server.h"
@@ -192,7 +191,7 @@ void Worker::on_listeners(std::map<std::string, int> by_name, supervisor::Worker
   collect(set.plaintext, "inbound");
   collect(set.tunnels, "tunnel");
   const unsigned wanted = catalog_.node.proxy_threads != 0 ? catalog_.node.proxy_threads
-                                                           : std::thread::hardware_concurrency();
+                                                           : io::available_cpus();
   proxies_ = std::make_unique<ProxyThreads>(std::clamp(wanted, 1U, kMaxThreads),
                                             ProxyServices{hub_, hub_.agent(), reports_, budget_},
                                             set, snapshot_);

@@ -53,6 +53,8 @@ class UvTimer final : public Timer {
 
 Instant monotonic_now() { return {std::chrono::milliseconds(uv_hrtime() / 1'000'000)}; }
 
+unsigned available_cpus() { return uv_available_parallelism(); }
+
 struct Loop::Handles {
   uv_loop_t loop;
   HandlePtr<uv_async_t> wake;

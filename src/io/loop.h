@@ -18,6 +18,9 @@ class UvStream;
 /// The monotonic clock of Loop::now(), for any thread.
 Instant monotonic_now();
 
+/// CPUs this process may run on: its affinity mask, not what the machine has.
+unsigned available_cpus();
+
 class Loop final : public Clock, public Executor {
  public:
   Loop();

@@ -46,7 +46,7 @@ struct NodeSpec {
   std::string identity_directory = "/etc/meshnode/certs";
   bool capture_loopback = true;
   bool preserve_source_address = true;
-  unsigned proxy_threads = 0;  ///< 0: one per core
+  unsigned proxy_threads = 0;  ///< 0: one per CPU the process may run on
   AccessLog access_log = AccessLog::kText;
   bool operator==(const NodeSpec&) const = default;
 };

@@ -15,6 +15,9 @@ namespace {
 constexpr std::size_t kFrameHeader = 9;
 // Frames smaller than this are gathered, so that a burst of them costs one TLS record.
 constexpr std::size_t kSmallFrame = 4096;
+// Small writes of different streams that leave together. More saves system calls, but makes the
+// tunnel's connections travel as one convoy, with one host at rest while the other works.
+constexpr int kGatherWrites = 2;
 
 nghttp2_nv header(std::string_view name, std::string_view value) {
   // nghttp2's type is not const; it copies both.
@@ -260,7 +263,9 @@ Status HboneSession::receive(MutableBytes data) {
     return fail(ErrorCode::kInvalid,
                 fmt::format("HTTP/2: {}", nghttp2_strerror(static_cast<int>(taken))));
   }
-  events_->on_output_waiting();
+  if (nghttp2_session_want_write(session_) != 0 || over()) {
+    events_->on_output_waiting();
+  }
   return {};
 }
 
@@ -273,12 +278,21 @@ bool HboneSession::has_live_streams() const {
                      [](const auto& entry) { return !entry.second->closed_; });
 }
 
+void HboneSession::gather() {
+  if (++gathered_ < kGatherWrites || receiving_ || pumping_) {
+    events_->on_output_waiting();
+    return;
+  }
+  pump();
+}
+
 void HboneSession::pump() {
   if (receiving_ || pumping_) {
     pump_again_ = true;
     return;
   }
   pumping_ = true;
+  gathered_ = 0;
   do {
     pump_again_ = false;
     while (events_->writable()) {

@@ -178,6 +178,7 @@ class HboneSession {
   friend class HboneStream;
   struct Callbacks;
 
+  void gather();
   void put_data(const HboneStream& stream, const std::uint8_t* frame_header, std::size_t size);
   void stage(Bytes frame);
   void flush_stage();
@@ -197,6 +198,7 @@ class HboneSession {
   std::string last_error_;
   std::vector<std::uint8_t> stage_;
   std::vector<std::int32_t> drained_;
+  int gathered_ = 0;  // small writes since the last pump()
   bool receiving_ = false;
   bool pumping_ = false;
   bool pump_again_ = false;

@@ -59,7 +59,8 @@ void HboneStream::write(std::span<const Bytes> pieces) {
     waiting_.insert(waiting_.end(), piece.begin(), piece.end());
   }
   was_queued_ = true;
-  kick();
+  nghttp2_session_resume_data(session_->session_, id_);
+  session_->gather();
 }
 
 void HboneStream::forward(MutableBytes data) {

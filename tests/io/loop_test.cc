@@ -1,5 +1,6 @@
 #include "io/loop.h"
 
+#include <sched.h>
 #include <unistd.h>
 #include <catch2/catch.hpp>
 #include <csignal>
@@ -13,6 +14,18 @@
 
 using namespace meshnode;
 using namespace std::chrono_literals;
+
+TEST_CASE("a process confined to one CPU has one") {
+  unsigned confined = 0;
+  std::thread([&] {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(static_cast<unsigned>(sched_getcpu()), &one);
+    REQUIRE(sched_setaffinity(0, sizeof one, &one) == 0);
+    confined = io::available_cpus();
+  }).join();
+  CHECK(confined == 1);
+}
 
 TEST_CASE("a timer fires once, not before its time") {
   io::Loop loop;

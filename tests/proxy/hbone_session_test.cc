@@ -181,19 +181,25 @@ TEST_CASE("a full read and its frame header fill sixteen TLS records exactly") {
   CHECK(pair.client.outputs.front() == std::size_t{16} * 16'384);
 }
 
-TEST_CASE("small pieces of several streams leave in one output") {
+TEST_CASE("small pieces of different streams leave two by two, the odd one when asked for") {
   Pair pair;
   Joined first(pair);
   Joined second(pair);
+  Joined third(pair);
   pair.client.outputs.clear();
+  pair.client.waiting = false;
   forward(*first.near, "one");
-  forward(*second.near, "two");
   CHECK(pair.client.outputs.empty());
   CHECK(pair.client.waiting);
-  pair.settle();
+  forward(*second.near, "two");
   CHECK(pair.client.outputs.size() == 1);
+  forward(*third.near, "three");
+  CHECK(pair.client.outputs.size() == 1);
+  pair.settle();
+  CHECK(pair.client.outputs.size() == 2);
   CHECK(first.far_ear.data == "one");
   CHECK(second.far_ear.data == "two");
+  CHECK(third.far_ear.data == "three");
 }
 
 TEST_CASE("each direction ends by itself and the other goes on") {
