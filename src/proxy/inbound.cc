@@ -5,24 +5,24 @@
 #include <variant>
 
 #include "proxy/connect_headers.h"
-#include "proxy/pipe.h"
 #include "proxy/plan.h"
 
 namespace meshnode::proxy {
 
 /// One connection to a program of this node, from decision to end.
-class Inbound::Connection final : public Retirable, private DialEvents, private PipeEvents {
+class Inbound::Delivered final : public Connection, private DialEvents {
  public:
   /// `hbone` is set when it came through a tunnel: it must be answered before bytes flow.
-  Connection(Inbound& inbound, std::unique_ptr<Stream> stream, HboneStream* hbone,
-             const SocketAddress& source)
-      : inbound_(inbound), stream_(std::move(stream)), hbone_(hbone) {
+  Delivered(Inbound& inbound, std::unique_ptr<Stream> stream, HboneStream* hbone,
+            const SocketAddress& source)
+      : Connection(inbound.context_, inbound.connections_, std::move(stream),
+                   telemetry::Reporter::kDestination),
+        hbone_(hbone) {
     addresses_.source = source;
-    labels_.reporter = telemetry::Reporter::kDestination;
   }
 
   void describe_caller(const SpiffeId* identity) {
-    const snapshot::Snapshot& snapshot = *context().snapshot;
+    const snapshot::Snapshot& snapshot = *context_.snapshot;
     if (identity != nullptr) {
       labels_.security = telemetry::Security::kMutualTls;
       const auto known = snapshot.parties.find(*identity);
@@ -55,34 +55,29 @@ class Inbound::Connection final : public Retirable, private DialEvents, private 
     addresses_.destination = std::get<GoDirect>(plan.step).to;
     DialOptions options;
     options.to = addresses_.destination;
-    if (context().snapshot->preserve_source_address &&
+    if (context_.snapshot->preserve_source_address &&
         addresses_.source.ip.family() == options.to.ip.family()) {
       options.source = addresses_.source.ip;
       options.transparent = addresses_.source.ip != local.ip && !addresses_.source.ip.is_loopback();
     }
-    dial_ = context().network.dial(options, this);
+    dial_ = context_.network.dial(options, this);
   }
 
  private:
-  ProxyContext& context() { return inbound_.context_; }
-
   void on_connected(std::unique_ptr<Stream> program) override {
-    record_ = context().telemetry.open(labels_, addresses_, context().clock.now());
     if (hbone_ != nullptr) {
       hbone_->respond(200);
     }
-    pipe_ = std::make_unique<Pipe>(context().clock, std::move(stream_), std::move(program),
-                                   static_cast<PipeEvents*>(this));
-    pipe_->start();
+    begin(std::move(program));
   }
   void on_dial_failed(const Error& error) override {
     refuse_with(telemetry::Flag::kConnect, error.message, 503);
   }
 
   void refuse_with(telemetry::Flag flag, const std::string& reason, int status) {
-    context().telemetry.refused(labels_, addresses_, flag, reason);
+    record_refusal(flag, reason);
     if (hbone_ != nullptr) {
-      context()
+      context_
           .metrics
           .refused(status == 400 ? telemetry::Refusal::kAuthority
                                  : telemetry::Refusal::kUnavailable)
@@ -91,33 +86,14 @@ class Inbound::Connection final : public Retirable, private DialEvents, private 
     } else {
       stream_->reset();
     }
-    inbound_.remove(*this);
   }
 
-  void on_piped(bool from_caller, std::size_t bytes) override {
-    if (from_caller) {
-      record_->add_sent(bytes);
-    } else {
-      record_->add_received(bytes);
-    }
-  }
-  void on_pipe_done(const std::string& error) override {
-    record_->close(telemetry::Flag::kNone, error);
-    inbound_.remove(*this);
-  }
-
-  Inbound& inbound_;
-  std::unique_ptr<Stream> stream_;  // until the pipe has it
-  HboneStream* hbone_;              // the same object, or null
-  telemetry::Labels labels_;
-  telemetry::Addresses addresses_;
-  std::unique_ptr<Dial> dial_;
-  std::unique_ptr<telemetry::ConnectionRecord> record_;
-  std::unique_ptr<Pipe> pipe_;
+  HboneStream* hbone_;  // stream_'s object, or null
 };
 
 Inbound::Inbound(ProxyContext& context)
     : context_(context),
+      connections_(context.executor),
       plaintext_(*this, &Inbound::accept_plaintext),
       tunnels_(*this, &Inbound::accept_tunnel) {}
 
@@ -134,9 +110,8 @@ void Inbound::accept_plaintext(std::unique_ptr<Stream> stream) {
   const auto original =
       local.port == kPlaintextPort ? stream->original_destination() : std::nullopt;
   const InboundPlan plan = plan_plaintext(*context_.snapshot, local, original);
-  auto connection = std::make_unique<Connection>(*this, std::move(stream), nullptr, source);
-  Connection& started = *connection;
-  add(std::move(connection));
+  Delivered& started =
+      connections_.add(std::make_unique<Delivered>(*this, std::move(stream), nullptr, source));
   started.describe_caller(nullptr);
   // A local caller's address is ours; only TPROXY brings foreign ones.
   started.start(plan, original ? source : local, {});
@@ -197,10 +172,8 @@ void Inbound::on_connect(Tunnel& tunnel, std::unique_ptr<HboneStream> stream,
     plan.step = Refuse{telemetry::Flag::kOverload, "no descriptor is left for this connection"};
   }
   HboneStream* hbone = stream.get();
-  auto connection =
-      std::make_unique<Connection>(*this, std::move(stream), hbone, tunnel.peer_address());
-  Connection& started = *connection;
-  add(std::move(connection));
+  Delivered& started = connections_.add(
+      std::make_unique<Delivered>(*this, std::move(stream), hbone, tunnel.peer_address()));
   started.describe_caller(&tunnel.session().peer().identity);
   // A name becomes a metric label: only one that the mesh knows, or a peer could make up thousands.
   std::string host = forwarded_host(request.forwarded);
@@ -214,20 +187,6 @@ void Inbound::on_malformed(Tunnel& tunnel, const std::string& reason) {
   context_.metrics.refused(telemetry::Refusal::kProtocol).add();
   context_.reports.peer_refused(tunnel.peer_address().ip, telemetry::Flag::kH2HandshakeFailure,
                                 reason);
-}
-
-void Inbound::add(std::unique_ptr<Connection> connection) {
-  Connection* key = connection.get();
-  connections_.emplace(key, std::move(connection));
-}
-
-void Inbound::remove(Connection& connection) {
-  const auto found = connections_.find(&connection);
-  if (found == connections_.end()) {
-    return;
-  }
-  context_.executor.retire(std::move(found->second));
-  connections_.erase(found);
 }
 
 void Inbound::drain() {

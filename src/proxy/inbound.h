@@ -5,6 +5,7 @@
 #include <memory>
 #include <unordered_map>
 
+#include "proxy/connection.h"
 #include "proxy/context.h"
 #include "proxy/tunnel.h"
 
@@ -22,7 +23,7 @@ class Inbound final : private TunnelOwner {
   void drain();
 
  private:
-  class Connection;
+  class Delivered;
   struct Accept final : AcceptEvents {
     Accept(Inbound& owner, void (Inbound::*call)(std::unique_ptr<Stream>))
         : owner_(owner), call_(call) {}
@@ -39,13 +40,11 @@ class Inbound final : private TunnelOwner {
   void on_connect(Tunnel& tunnel, std::unique_ptr<HboneStream> stream,
                   ConnectRequest request) override;
   void on_malformed(Tunnel& tunnel, const std::string& reason) override;
-  void add(std::unique_ptr<Connection> connection);
-  void remove(Connection& connection);
 
   ProxyContext& context_;
+  ConnectionSet connections_;
   Accept plaintext_;
   Accept tunnels_;
-  std::unordered_map<Connection*, std::unique_ptr<Connection>> connections_;
   std::unordered_map<Tunnel*, std::unique_ptr<Tunnel>> open_;
 };
 

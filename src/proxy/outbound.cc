@@ -5,7 +5,6 @@
 #include <variant>
 
 #include "proxy/connect_headers.h"
-#include "proxy/pipe.h"
 #include "proxy/plan.h"
 
 namespace meshnode::proxy {
@@ -17,17 +16,15 @@ constexpr std::size_t kMaxTurns = 100'000;
 }  // namespace
 
 /// One captured connection, from accept to end.
-class Outbound::Connection final : public Retirable,
-                                   private DialEvents,
-                                   private PoolEvents,
-                                   private PipeEvents {
+class Outbound::Captured final : public Connection, private DialEvents, private PoolEvents {
  public:
-  Connection(Outbound& outbound, std::unique_ptr<Stream> stream, OutboundPlan plan,
-             const SocketAddress& original)
-      : outbound_(outbound), stream_(std::move(stream)) {
+  Captured(Outbound& outbound, std::unique_ptr<Stream> stream, OutboundPlan plan,
+           const SocketAddress& original)
+      : Connection(outbound.context_, outbound.connections_, std::move(stream),
+                   telemetry::Reporter::kSource),
+        pool_(outbound.pool_) {
     addresses_.source = stream_->peer_address();
     addresses_.destination = original_ = original;
-    labels_.reporter = telemetry::Reporter::kSource;
     if (plan.caller) {
       labels_.source = end_of(plan.caller->party);
       labels_.source.principal = plan.caller->identity.uri();
@@ -40,7 +37,7 @@ class Outbound::Connection final : public Retirable,
     if (const auto* refuse = std::get_if<Refuse>(&step_)) {
       refuse_with(refuse->flag, refuse->reason);
     } else if (const auto* direct = std::get_if<GoDirect>(&step_)) {
-      context().metrics.direct_outbound.add();
+      context_.metrics.direct_outbound.add();
       dial(direct->to);
     } else {
       go_to(std::get<GoTo>(step_));
@@ -48,8 +45,6 @@ class Outbound::Connection final : public Retirable,
   }
 
  private:
-  ProxyContext& context() { return outbound_.context_; }
-
   void go_to(const GoTo& target) {
     const snapshot::Endpoint& endpoint = target.endpoint;
     addresses_.destination = endpoint.address;
@@ -69,10 +64,10 @@ class Outbound::Connection final : public Retirable,
     labels_.security = telemetry::Security::kMutualTls;
     addresses_.hbone = endpoint.tunnel;
     PoolKey key{caller_->credential, endpoint.identity, endpoint.tunnel, source()};
-    request_ = outbound_.pool_.connect(
+    request_ = pool_.connect(
         key,
         make_connect(endpoint.address, addresses_.source, caller_->party, labels_.service,
-                     context().random.next(), context().random.next()),
+                     context_.random.next(), context_.random.next()),
         this);
   }
 
@@ -96,7 +91,7 @@ class Outbound::Connection final : public Retirable,
     DialOptions options;
     options.to = to;
     options.source = source();
-    dial_ = context().network.dial(options, this);
+    dial_ = context_.network.dial(options, this);
   }
 
   void on_connected(std::unique_ptr<Stream> stream) override { begin(std::move(stream)); }
@@ -108,45 +103,20 @@ class Outbound::Connection final : public Retirable,
     refuse_with(flag, error.message);
   }
 
-  void begin(std::unique_ptr<Stream> far) {
-    record_ = context().telemetry.open(labels_, addresses_, context().clock.now());
-    pipe_ = std::make_unique<Pipe>(context().clock, std::move(stream_), std::move(far),
-                                   static_cast<PipeEvents*>(this));
-    pipe_->start();
-  }
-
   void refuse_with(telemetry::Flag flag, const std::string& reason) {
-    context().telemetry.refused(labels_, addresses_, flag, reason);
+    record_refusal(flag, reason);
     stream_->reset();
-    outbound_.remove(*this);
   }
 
-  void on_piped(bool from_caller, std::size_t bytes) override {
-    if (from_caller) {
-      record_->add_sent(bytes);
-    } else {
-      record_->add_received(bytes);
-    }
-  }
-  void on_pipe_done(const std::string& error) override {
-    record_->close(telemetry::Flag::kNone, error);
-    outbound_.remove(*this);
-  }
-
-  Outbound& outbound_;
-  std::unique_ptr<Stream> stream_;  // until the pipe has it
+  Pool& pool_;
   std::shared_ptr<const snapshot::LocalWorkload> caller_;
   std::variant<GoDirect, GoTo, Refuse> step_;
-  telemetry::Labels labels_;
-  telemetry::Addresses addresses_;
   SocketAddress original_;
-  std::unique_ptr<Dial> dial_;
   std::unique_ptr<PoolRequest> request_;
-  std::unique_ptr<telemetry::ConnectionRecord> record_;
-  std::unique_ptr<Pipe> pipe_;
 };
 
-Outbound::Outbound(ProxyContext& context, Pool& pool) : context_(context), pool_(pool) {}
+Outbound::Outbound(ProxyContext& context, Pool& pool)
+    : context_(context), pool_(pool), connections_(context.executor) {}
 
 Outbound::~Outbound() = default;
 
@@ -162,21 +132,11 @@ void Outbound::on_accept(std::unique_ptr<Stream> stream) {
     }
     turn = turns_[route->id]++;
   }
-  auto connection = std::make_unique<Connection>(*this, std::move(stream),
-                                                 plan_outbound(*context_.snapshot, facts, turn),
-                                                 facts.original.value_or(facts.accepted_on));
-  Connection& started = *connection;
-  connections_.emplace(&started, std::move(connection));
-  started.start();
-}
-
-void Outbound::remove(Connection& connection) {
-  const auto found = connections_.find(&connection);
-  if (found == connections_.end()) {
-    return;
-  }
-  context_.executor.retire(std::move(found->second));
-  connections_.erase(found);
+  connections_
+      .add(std::make_unique<Captured>(*this, std::move(stream),
+                                      plan_outbound(*context_.snapshot, facts, turn),
+                                      facts.original.value_or(facts.accepted_on)))
+      .start();
 }
 
 }  // namespace meshnode::proxy

@@ -5,6 +5,7 @@
 #include <memory>
 #include <unordered_map>
 
+#include "proxy/connection.h"
 #include "proxy/context.h"
 #include "proxy/pool.h"
 
@@ -18,12 +19,11 @@ class Outbound final : public AcceptEvents {
   std::size_t active() const { return connections_.size(); }
 
  private:
-  class Connection;
-  void remove(Connection& connection);
+  class Captured;
 
   ProxyContext& context_;
   Pool& pool_;
-  std::unordered_map<Connection*, std::unique_ptr<Connection>> connections_;
+  ConnectionSet connections_;
   std::unordered_map<std::uint64_t, std::uint64_t> turns_;  // by Route::id
 };
 

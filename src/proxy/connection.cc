@@ -1,0 +1,47 @@
+#include "proxy/connection.h"
+
+#include <utility>
+
+namespace meshnode::proxy {
+
+Connection::Connection(ProxyContext& context, ConnectionSet& all, std::unique_ptr<Stream> stream,
+                       telemetry::Reporter reporter)
+    : context_(context), stream_(std::move(stream)), all_(all) {
+  labels_.reporter = reporter;
+}
+
+void Connection::begin(std::unique_ptr<Stream> far) {
+  record_ = context_.telemetry.open(labels_, addresses_, context_.clock.now());
+  pipe_ = std::make_unique<Pipe>(context_.clock, std::move(stream_), std::move(far),
+                                 static_cast<PipeEvents*>(this));
+  pipe_->start();
+}
+
+void Connection::record_refusal(telemetry::Flag flag, const std::string& reason) {
+  context_.telemetry.refused(labels_, addresses_, flag, reason);
+  all_.remove(*this);
+}
+
+void Connection::on_piped(bool from_caller, std::size_t bytes) {
+  if (from_caller) {
+    record_->add_sent(bytes);
+  } else {
+    record_->add_received(bytes);
+  }
+}
+
+void Connection::on_pipe_done(const std::string& error) {
+  record_->close(telemetry::Flag::kNone, error);
+  all_.remove(*this);
+}
+
+void ConnectionSet::remove(Connection& connection) {
+  const auto found = all_.find(&connection);
+  if (found == all_.end()) {
+    return;
+  }
+  executor_.retire(std::move(found->second));
+  all_.erase(found);
+}
+
+}  // namespace meshnode::proxy

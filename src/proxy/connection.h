@@ -1,0 +1,63 @@
+#pragma once
+/// A proxied connection: what telemetry calls it, the dial to its far side and the pipe in between.
+/// Base of both directions, and the set a direction keeps its connections in. Thread: one loop.
+
+#include <memory>
+#include <string>
+#include <unordered_map>
+
+#include "proxy/context.h"
+#include "proxy/pipe.h"
+
+namespace meshnode::proxy {
+
+class ConnectionSet;
+
+class Connection : public Retirable, private PipeEvents {
+ protected:
+  Connection(ProxyContext& context, ConnectionSet& all, std::unique_ptr<Stream> stream,
+             telemetry::Reporter reporter);
+
+  /// The far side is there: bytes flow, and the connection counts as open.
+  void begin(std::unique_ptr<Stream> far);
+  /// It never opens: logs and counts it. What to tell the caller is the derived class's; the
+  /// object dies with the current callback.
+  void record_refusal(telemetry::Flag flag, const std::string& reason);
+
+  ProxyContext& context_;
+  std::unique_ptr<Stream> stream_;  ///< the caller's, until begin()
+  telemetry::Labels labels_;
+  telemetry::Addresses addresses_;
+  std::unique_ptr<Dial> dial_;
+
+ private:
+  friend class ConnectionSet;
+
+  void on_piped(bool from_caller, std::size_t bytes) override;
+  void on_pipe_done(const std::string& error) override;
+
+  ConnectionSet& all_;
+  std::unique_ptr<telemetry::ConnectionRecord> record_;
+  std::unique_ptr<Pipe> pipe_;
+};
+
+class ConnectionSet {
+ public:
+  explicit ConnectionSet(Executor& executor) : executor_(executor) {}
+  std::size_t size() const { return all_.size(); }
+  template <class T>
+  T& add(std::unique_ptr<T> connection) {
+    T& added = *connection;
+    all_.emplace(&added, std::move(connection));
+    return added;
+  }
+
+ private:
+  friend class Connection;
+  void remove(Connection& connection);
+
+  Executor& executor_;
+  std::unordered_map<Connection*, std::unique_ptr<Connection>> all_;
+};
+
+}  // namespace meshnode::proxy
