@@ -120,7 +120,7 @@ struct HboneSession::Callbacks {
       // The bytes lie in the buffer given to receive(), which is ours to change.
       stream->receive({const_cast<std::uint8_t*>(data), size});
     } else {
-      nghttp2_session_consume(raw, id, size);
+      nghttp2_session_consume_stream(raw, id, size);
     }
     return 0;
   }
@@ -168,6 +168,9 @@ struct HboneSession::Callbacks {
     HboneStream* stream = session.find(frame->hd.stream_id);
     if (stream == nullptr) {
       return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+    }
+    if (!session.events_->writable()) {
+      return NGHTTP2_ERR_WOULDBLOCK;  // one call may otherwise put out whole windows
     }
     session.put_data(*stream, frame_header, size);
     if (!stream->view_.empty()) {
@@ -263,14 +266,27 @@ Status HboneSession::receive(MutableBytes data) {
     return fail(ErrorCode::kInvalid,
                 fmt::format("HTTP/2: {}", nghttp2_strerror(static_cast<int>(taken))));
   }
-  if (nghttp2_session_want_write(session_) != 0 || over()) {
+  release(0);  // what came for streams that are gone
+  if (wants_write() || over()) {
     events_->on_output_waiting();
   }
   return {};
 }
 
+void HboneSession::release(std::size_t size) {
+  held_ -= size;
+  const auto unreturned =
+      static_cast<std::size_t>(nghttp2_session_get_effective_recv_data_length(session_));
+  if (unreturned >= held_ + kConnectionCredit) {
+    nghttp2_submit_window_update(session_, NGHTTP2_FLAG_NONE, 0,
+                                 static_cast<std::int32_t>(unreturned - held_));
+  }
+}
+
+bool HboneSession::wants_write() const { return nghttp2_session_want_write(session_) != 0; }
+
 bool HboneSession::over() const {
-  return nghttp2_session_want_read(session_) == 0 && nghttp2_session_want_write(session_) == 0;
+  return nghttp2_session_want_read(session_) == 0 && !wants_write();
 }
 
 bool HboneSession::has_live_streams() const {
@@ -361,7 +377,7 @@ HboneStream* HboneSession::find(std::int32_t id) const {
 
 void HboneSession::detach(HboneStream& stream) {
   // The connection's window is everybody's: what nobody will read any more must not keep a part.
-  nghttp2_session_consume_connection(session_, std::exchange(stream.owed_, 0));
+  release(std::exchange(stream.owed_, 0));
   streams_.erase(stream.id_);
   stream.session_ = nullptr;
 }

@@ -24,6 +24,9 @@ enum class Role { kClient, kServer };
 
 inline constexpr std::uint32_t kStreamWindow = 4U << 20U;
 inline constexpr std::int32_t kConnectionWindow = 16 << 20;
+/// The connection's window is given back in pieces of this size: nghttp2 by itself waits for half
+/// of it, and three streams that nobody reads would keep that from ever coming.
+inline constexpr std::size_t kConnectionCredit = std::size_t{1} << 20U;
 inline constexpr std::uint32_t kMaxFrame = 1U << 20U;
 inline constexpr std::uint32_t kMaxStreamsIn = 200;
 inline constexpr std::uint32_t kMaxStreamsOut = 100;
@@ -73,6 +76,8 @@ class HboneStream final : public Stream {
   SocketAddress peer_address() const override { return {}; }
   std::optional<SocketAddress> original_destination() const override { return std::nullopt; }
 
+  /// Memory of what waits to be sent: at most twice queued(), and a little.
+  std::size_t send_buffer() const { return waiting_.capacity(); }
   /// Server only: 200 opens the stream for bytes, anything else ends it.
   void respond(int status);
 
@@ -156,6 +161,8 @@ class HboneSession {
   bool has_live_streams() const;
   /// nghttp2's words on the last thing the peer did wrong.
   const std::string& last_error() const { return last_error_; }
+  /// Something waits for pump(), but for what flow control holds back.
+  bool wants_write() const;
   /// Puts out what is ready, as long as the tunnel is writable.
   void pump();
   /// Client only. The events outlive the stream or are told first.
@@ -180,6 +187,8 @@ class HboneSession {
 
   void gather();
   void put_data(const HboneStream& stream, const std::uint8_t* frame_header, std::size_t size);
+  void hold(std::size_t size) { held_ += size; }
+  void release(std::size_t size);
   void stage(Bytes frame);
   void flush_stage();
   void notify_drained();
@@ -198,6 +207,7 @@ class HboneSession {
   std::string last_error_;
   std::vector<std::uint8_t> stage_;
   std::vector<std::int32_t> drained_;
+  std::size_t held_ = 0;  // received, not yet taken: the sum of all owed_
   int gathered_ = 0;  // small writes since the last pump()
   bool receiving_ = false;
   bool pumping_ = false;

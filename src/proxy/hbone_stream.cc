@@ -51,6 +51,12 @@ void HboneStream::write(std::span<const Bytes> pieces) {
   if (session_ == nullptr || shut_) {
     return;
   }
+  // Under steady back-pressure the buffer never runs empty: what has left must not pile up in it.
+  if (waiting_at_ >= kReadHeadroom && waiting_at_ - kReadHeadroom >= waiting_.size() - waiting_at_) {
+    const auto start = waiting_.begin() + static_cast<std::ptrdiff_t>(kReadHeadroom);
+    waiting_.erase(start, waiting_.begin() + static_cast<std::ptrdiff_t>(waiting_at_));
+    waiting_at_ = kReadHeadroom;
+  }
   for (const Bytes piece : pieces) {
     if (waiting_.empty()) {
       waiting_.resize(kReadHeadroom);
@@ -136,13 +142,16 @@ void HboneStream::keep(Bytes data) {
 
 void HboneStream::return_credit() {
   if (reading_ && session_ != nullptr && owed_ > inbox_bytes_) {
-    nghttp2_session_consume(session_->session_, id_, owed_ - inbox_bytes_);
+    nghttp2_session_consume_stream(session_->session_, id_, owed_ - inbox_bytes_);
+    session_->release(owed_ - inbox_bytes_);
     owed_ = inbox_bytes_;
   }
 }
 
 void HboneStream::receive(MutableBytes data) {
-  owed_ += data.size();  // before, so that a stream that is reset within gives it back
+  // Before, so that a stream that is reset within gives it back.
+  owed_ += data.size();
+  session_->hold(data.size());
   if (!reading_ || delivering_ || !inbox_.empty() || events_ == nullptr) {
     keep(data);
     return;
@@ -160,6 +169,7 @@ void HboneStream::deliver() {
   if (delivering_ || !reading_ || events_ == nullptr) {
     return;
   }
+  return_credit();  // who reads on has taken what came before
   delivering_ = true;
   while (!inbox_.empty() && reading_ && events_ != nullptr) {
     std::vector<std::uint8_t> chunk = std::move(inbox_.front());

@@ -44,7 +44,7 @@ void Tunnel::start(std::unique_ptr<Stream> stream, std::unique_ptr<tls::Session>
 }
 
 void Tunnel::on_data(MutableBytes data) {
-  if (ended_ || lingering_) {
+  if (ended_ || lingering_ || closing_) {
     return;
   }
   last_heard_ = context_.clock.now();
@@ -118,13 +118,15 @@ void Tunnel::on_end() {
     return;
   }
   if (!ended_) {
-    gone(ready_ && !hbone_.has_live_streams() ? "" : "the far agent closed the connection");
+    const bool orderly = closing_ ? stream_->queued() == 0 : ready_ && !hbone_.has_live_streams();
+    gone(orderly ? "" : "the far agent closed the connection");
   }
 }
 
 void Tunnel::on_error(const Error& error) {
   if (!ended_) {
-    gone(lingering_ ? linger_reason_ : error.message);
+    const bool all_said = said_ && stream_->queued() == 0;
+    gone(lingering_ ? linger_reason_ : all_said ? "" : error.message);
   }
 }
 
@@ -163,7 +165,9 @@ void Tunnel::flush() {
   buffers.ciphertext.clear();
 }
 
-bool Tunnel::writable() const { return ready_ && !ended_ && stream_->queued() < kMaxQueued; }
+bool Tunnel::writable() const {
+  return ready_ && !ended_ && !said_ && stream_->queued() < kMaxQueued;
+}
 
 void Tunnel::on_output(MutableBytes frames) {
   if (ended_) {
@@ -171,15 +175,13 @@ void Tunnel::on_output(MutableBytes frames) {
   }
   if (auto written = tls_->write(frames); !written) {
     // Not from within nghttp2's callback: the timer ends the tunnel at once.
-    linger_reason_ = written.error().message;
+    write_error_ = written.error().message;
     timer_->start(Duration::zero());
-    pinging_ = true;
-    ping_sent_ = Instant{context_.clock.now().since_start - kPongWithin};
   }
 }
 
 void Tunnel::on_output_waiting() {
-  if (pump_deferred_ || ended_ || !ready_) {
+  if (pump_deferred_ || ended_ || closing_ || !ready_) {
     return;
   }
   pump_deferred_ = true;
@@ -261,7 +263,8 @@ void Tunnel::drain() {
 
 void Tunnel::arm_timer() {
   const Instant now = context_.clock.now();
-  Instant next = pinging_ ? ping_sent_ + kPongWithin : last_heard_ + kPingAfter;
+  Instant next = pinging_ ? std::max(ping_sent_, last_heard_) + kPongWithin
+                          : last_heard_ + kPingAfter;
   if (hbone_.open_streams() == 0) {
     next = std::min(next, idle_since_ + kIdleTunnel);
   }
@@ -285,14 +288,18 @@ void Tunnel::on_timer() {
         "speak TLS may hold the port");
     return;
   }
+  if (!write_error_.empty()) {
+    fail_with(write_error_);
+    return;
+  }
   if (closing_) {
-    gone("the far agent has not read for 20 s");
+    gone(stream_->queued() > 0 ? "the far agent has not read for 20 s" : "");
     return;
   }
   const Instant now = context_.clock.now();
-  if (pinging_ && now >= ping_sent_ + kPongWithin) {
-    fail_with(linger_reason_.empty() ? "the far agent did not answer a ping within 20 s"
-                                     : linger_reason_);
+  // On a slow line the ping waits behind what was sent before: whoever is heard lives.
+  if (pinging_ && now >= std::max(ping_sent_, last_heard_) + kPongWithin) {
+    fail_with("the far agent did not answer a ping within 20 s");
     return;
   }
   const bool idle = hbone_.open_streams() == 0;
@@ -343,19 +350,22 @@ void Tunnel::linger() {
 
 void Tunnel::end_gracefully() {
   if (!closing_) {
+    closing_ = true;
+    timer_->start(kPongWithin);
+  }
+  if (!said_) {
     hbone_.pump();
-    tls_->close();
-    flush();
-  }
-  if (stream_->queued() > 0) {
-    if (!closing_) {
-      closing_ = true;
-      timer_->start(kPongWithin);
+    said_ = !hbone_.wants_write() || stream_->queued() == 0;
+    if (said_) {
+      tls_->close();
+      flush();
     }
-    return;  // on_drained() comes back here
   }
-  stream_->shutdown();
-  gone("");
+  if (stream_->queued() == 0) {
+    // Not closed yet: whatever the peer still sends would be answered with a reset, and what the
+    // kernel has not delivered by then is lost. Its own end comes to on_end().
+    stream_->shutdown();
+  }  // else on_drained() comes back here
 }
 
 void Tunnel::gone(const std::string& error) {

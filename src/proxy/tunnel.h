@@ -125,9 +125,11 @@ class Tunnel final : public Retirable,
   bool refusing_ = false;   // second GOAWAY sent
   bool lingering_ = false;  // handshake refused: reading on so that the peer sees the alert
   bool drain_when_ready_ = false;
-  bool closing_ = false;  // all said, waiting for the socket to take it
+  bool closing_ = false;  // nothing more is heard; what is left to say waits for the socket
+  bool said_ = false;      // close_notify too
   bool ended_ = false;
   std::string linger_reason_;
+  std::string write_error_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // for deferred tasks
 };
 

@@ -19,7 +19,13 @@ struct Ear final : StreamEvents {
   bool ended = false;
   bool failed = false;
   int drained = 0;
-  void on_data(MutableBytes bytes) override { data += as_text(bytes); }
+  Stream* stop_after_each = nullptr;
+  void on_data(MutableBytes bytes) override {
+    data += as_text(bytes);
+    if (stop_after_each != nullptr) {
+      stop_after_each->stop_reading();
+    }
+  }
   void on_end() override { ended = true; }
   void on_error(const Error&) override { failed = true; }
   void on_drained() override { ++drained; }
@@ -42,6 +48,7 @@ struct End final : HboneEvents {
   std::string out;
   std::vector<std::size_t> outputs;
   bool open = true;
+  bool one_output = false;  // shuts after each
   bool waiting = false;
   bool pong = false;
   std::vector<std::string> malformed;
@@ -54,6 +61,7 @@ struct End final : HboneEvents {
   void on_output(MutableBytes frames) override {
     out += as_text(frames);
     outputs.push_back(frames.size());
+    open = open && !one_output;
   }
   void on_output_waiting() override { waiting = true; }
   void on_output_done() override {}
@@ -287,17 +295,104 @@ TEST_CASE("a reader that stops holds at most one stream window, and loses nothin
   CHECK(joined.near->queued() == 0);
 }
 
-TEST_CASE("a stopped stream does not hold up another") {
+TEST_CASE("no more is put out than one frame beyond what is welcome") {
   Pair pair;
-  Joined stuck(pair);
-  Joined other(pair);
-  stuck.far->stop_reading();
-  forward(*stuck.near, pattern(5U << 20U));
+  Joined joined(pair);
+  const std::string all = pattern(2U << 20U);
+  pair.client.open = false;
+  forward(*joined.near, all);
+  pair.client.outputs.clear();
+  pair.client.one_output = true;
+  for (std::size_t frames = 1; joined.near->queued() > 0; ++frames) {
+    pair.client.open = true;
+    pair.client.session.pump();
+    REQUIRE(pair.client.outputs.size() == frames);
+  }
+  pair.client.one_output = false;
+  pair.client.open = true;
   pair.settle();
+  CHECK(joined.far_ear.data == all);
+}
+
+TEST_CASE("stopped streams do not hold up another, as long as the connection has room") {
+  Pair pair;
+  Joined first(pair);
+  Joined second(pair);
+  Joined third(pair);
+  Joined other(pair);
+  for (Joined* stuck : {&first, &second, &third}) {
+    stuck->far->stop_reading();
+    forward(*stuck->near, pattern(5U << 20U));
+    pair.settle();
+    CHECK(stuck->near->queued() == (1U << 20U));
+  }
   const std::string data = pattern(8U << 20U);
   forward(*other.near, data);
   pair.settle();
   CHECK(other.far_ear.data == data);
+}
+
+TEST_CASE("what a reset stream held is everybody's again") {
+  Pair pair;
+  Joined other(pair);
+  for (int i = 0; i < 8; ++i) {
+    Joined stuck(pair);
+    stuck.far->stop_reading();
+    forward(*stuck.near, pattern(5U << 20U));
+    pair.settle();
+    stuck.far->reset();
+    pair.settle();
+  }
+  const std::string data = pattern(20U << 20U);
+  forward(*other.near, data);
+  pair.settle();
+  CHECK(other.far_ear.data == data);
+}
+
+TEST_CASE("what a slow program has taken is credited before it has taken all") {
+  Pair pair;
+  Joined joined(pair);
+  joined.far->stop_reading();
+  const std::string data = pattern(6U << 20U);
+  forward(*joined.near, data);
+  pair.settle();
+  const std::size_t held_back = joined.near->queued();
+  REQUIRE(held_back == (2U << 20U));
+  joined.far_ear.stop_after_each = joined.far.get();
+  while (joined.far_ear.data.size() < (5U << 19U)) {
+    joined.far->start_reading();
+  }
+  pair.settle();
+  CHECK(joined.near->queued() < held_back);
+  joined.far_ear.stop_after_each = nullptr;
+  joined.far->start_reading();
+  pair.settle();
+  CHECK(joined.far_ear.data == data);
+}
+
+TEST_CASE("under steady back-pressure a stream's buffer does not grow with what it has sent") {
+  Pair pair;
+  Joined joined(pair);
+  std::string all = pattern(300'000);
+  pair.client.open = false;
+  forward(*joined.near, all);
+  for (int i = 0; i < 100; ++i) {
+    pair.client.one_output = true;  // as a socket that takes a frame at a time
+    pair.client.open = true;
+    pair.client.session.pump();
+    pair.client.open = false;
+    const std::string more = pattern(kMaxPayload);
+    forward(*joined.near, more);
+    all += more;
+    CHECK(joined.near->send_buffer() < (2U << 20U));
+    pair.server.take(std::exchange(pair.client.out, {}));
+    pair.server.session.pump();
+    pair.client.take(std::exchange(pair.server.out, {}));
+  }
+  pair.client.one_output = false;
+  pair.client.open = true;
+  pair.settle();
+  CHECK(joined.far_ear.data == all);
 }
 
 TEST_CASE("an answer other than 200 refuses the connection") {

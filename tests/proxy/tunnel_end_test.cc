@@ -146,6 +146,28 @@ TEST_CASE("a draining tunnel waits for its peer to read the rest") {
   joined.check_gone("", "");
 }
 
+TEST_CASE("an ending tunnel with bytes on their way is not upset by a ping") {
+  JoinedTunnels joined;
+  joined.open_stream();
+  joined.wire->stall();
+  const std::string all = pattern(250'000);  // what one burst hands to the socket
+  say(*joined.near, all);
+  joined.near->shutdown();
+  joined.far().shutdown();
+  joined.loop.run();
+  joined.near.reset();
+  joined.client.tunnel->drain();
+  joined.loop.advance(kPingAfter + 5s);  // the server has heard nothing, and asks
+  CHECK(joined.client.gone == 0);
+  joined.wire->resume();
+  joined.loop.run();
+  CHECK((joined.far_ear.data == all));
+  CHECK(joined.far_ear.ended);
+  joined.server.accepted.clear();
+  joined.loop.advance(kGoawayPause);
+  joined.check_gone("", "");
+}
+
 TEST_CASE("a stream's last bytes reach a slow program though its tunnel is ending") {
   JoinedTunnels joined;
   joined.open_stream();
