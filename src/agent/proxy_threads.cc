@@ -73,7 +73,7 @@ class ProxyThreads::Thread {
 
 ProxyThreads::ProxyThreads(unsigned count, const ProxyServices& services,
                            const proxy::ListenerSet& listeners,
-                           std::shared_ptr<const snapshot::Snapshot> snapshot) {
+                           const std::shared_ptr<const snapshot::Snapshot>& snapshot) {
   for (unsigned i = 0; i < count; ++i) {
     threads_.push_back(std::make_unique<Thread>(i, count, services, listeners, snapshot));
   }
@@ -93,7 +93,7 @@ void ProxyThreads::drain() {
   }
 }
 
-void ProxyThreads::ask_idle(std::function<void(bool)> answer) {
+void ProxyThreads::ask_idle(const std::function<void(bool)>& answer) {
   struct Count {
     std::atomic<std::size_t> left;
     std::atomic<bool> idle{true};

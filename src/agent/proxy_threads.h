@@ -22,7 +22,7 @@ struct ProxyServices {
 class ProxyThreads {
  public:
   ProxyThreads(unsigned count, const ProxyServices& services, const proxy::ListenerSet& listeners,
-               std::shared_ptr<const snapshot::Snapshot> snapshot);
+               const std::shared_ptr<const snapshot::Snapshot>& snapshot);
   /// Ends all loops; connections that live are cut.
   ~ProxyThreads();
 
@@ -30,7 +30,7 @@ class ProxyThreads {
   void drain();
   /// Asks every loop whether its connections have ended; `answer` runs on some loop's thread, once
   /// all have said so.
-  void ask_idle(std::function<void(bool idle)> answer);
+  void ask_idle(const std::function<void(bool idle)>& answer);
 
  private:
   class Thread;

@@ -1,5 +1,6 @@
 #include "agent/worker.h"
 
+#include <malloc.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
@@ -34,6 +35,8 @@ namespace {
 
 // Watches miss what happens on some file systems, and certificates expire without any event.
 constexpr Duration kLookEvery = std::chrono::seconds(2);
+// So many sockets fewer than there were are worth a walk over the heaps.
+constexpr std::size_t kBurst = 256;
 constexpr Duration kAskIdleEvery = std::chrono::milliseconds(50);
 constexpr unsigned kMaxThreads = 64;
 
@@ -90,6 +93,7 @@ class Worker {
   void report_configuration();
   void report_capture();
   void send_capture();
+  void return_memory();
   void serve_admin(const std::map<std::string, int>& by_name);
   void ask_idle();
   admin::Response answer(const admin::Request& request);
@@ -115,6 +119,7 @@ class Worker {
   std::string host_name_;
   model::Catalog catalog_;
   std::optional<std::string> passwd_;  // none until it could be read once
+  std::size_t most_sockets_ = 0;  // since memory was last returned
   CaptureRequest request_;
   bool request_sent_ = false;
   std::shared_ptr<const snapshot::Snapshot> snapshot_;
@@ -249,7 +254,18 @@ void Worker::look() {
   save_slots();
   report_configuration();
   report_capture();
+  return_memory();
   look_timer_->start(kLookEvery);
+}
+
+void Worker::return_memory() {
+  // The C library keeps what was freed in the middle of its heaps: a burst would be paid for ever.
+  const std::size_t open = budget_.open();
+  most_sockets_ = std::max(most_sockets_, open);
+  if (most_sockets_ >= 2 * open + kBurst) {
+    malloc_trim(0);
+    most_sockets_ = open;
+  }
 }
 
 bool Worker::look_at_host() {
@@ -364,6 +380,7 @@ void Worker::report_configuration() {
   using Condition = Reports::Condition;
   const auto& rejected = configuration_.set().rejected();
   std::vector<Condition> conditions;
+  conditions.reserve(rejected.size());
   for (const model::Rejection& rejection : rejected) {
     conditions.push_back({rejection.origin.text(), rejection.message,
                           "correct the file; what was last good stays in force", true});

@@ -294,6 +294,7 @@ Result<CommandResult> HostKernel::run(const std::vector<std::string>& argv,
   if (!err) return fail(err.error());
 
   std::vector<char*> arguments;
+  arguments.reserve(argv.size() + 1);
   for (const std::string& argument : argv) arguments.push_back(const_cast<char*>(argument.c_str()));
   arguments.push_back(nullptr);
   std::string path = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";

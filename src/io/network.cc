@@ -172,7 +172,7 @@ class UvDial final : public Dial {
                             [](uv_connect_t* request, int result) {
                               const std::unique_ptr<uv_connect_t> done(request);
                               if (auto* self = static_cast<UvDial*>(request->handle->data)) {
-                                self->request_.release();
+                                static_cast<void>(self->request_.release());
                                 self->finish(result);
                               }
                             });

@@ -96,9 +96,9 @@ struct TreeWatch::Impl {
       return;
     }
     while (const dirent* entry = readdir(dir)) {
-      const std::string name = entry->d_name;
-      if (entry->d_type == DT_DIR && !name.starts_with('.')) {
-        add(path + "/" + name);
+      std::string below = entry->d_name;
+      if (entry->d_type == DT_DIR && !below.starts_with('.')) {
+        add(below.insert(0, "/").insert(0, path));
       }
     }
     closedir(dir);

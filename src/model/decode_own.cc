@@ -186,7 +186,7 @@ bool is_reserved_port(std::uint16_t port) {
 }
 
 std::string decode_locality(Fields& fields, std::string_view key) {
-  const std::string locality = fields.text(key).value_or("");
+  std::string locality = fields.text(key).value_or("");
   if (locality.empty()) return locality;
   const std::string inside = "/" + locality + "/";
   if (locality.size() > 253 || !is_plain_printable(locality) ||

@@ -229,6 +229,8 @@ HboneSession::HboneSession(Role role, HboneEvents* events) : role_(role), events
   nghttp2_option_set_no_auto_window_update(option, 1);
   nghttp2_option_set_max_outbound_ack(option, 1000);
   nghttp2_option_set_max_settings(option, 32);
+  // Kept for RFC 7540's priorities, which nobody uses: up to 200 dead streams a tunnel.
+  nghttp2_option_set_no_closed_streams(option, 1);
   // Its limiter counts only what servers receive, and answers INTERNAL_ERROR: the tunnel counts.
   nghttp2_option_set_stream_reset_rate_limit(option, UINT64_MAX, UINT64_MAX);
   if (role == Role::kServer) {

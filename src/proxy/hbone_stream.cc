@@ -52,7 +52,7 @@ void HboneStream::write(std::span<const Bytes> pieces) {
     return;
   }
   // Under steady back-pressure the buffer never runs empty: what has left must not pile up in it.
-  if (waiting_at_ >= kReadHeadroom && waiting_at_ - kReadHeadroom >= waiting_.size() - waiting_at_) {
+  if (waiting_at_ > kReadHeadroom && 2 * waiting_at_ >= waiting_.size() + kReadHeadroom) {
     const auto start = waiting_.begin() + static_cast<std::ptrdiff_t>(kReadHeadroom);
     waiting_.erase(start, waiting_.begin() + static_cast<std::ptrdiff_t>(waiting_at_));
     waiting_at_ = kReadHeadroom;

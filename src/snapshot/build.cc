@@ -16,7 +16,7 @@ std::string label(const model::Labels& labels, std::string_view key) {
   return it == labels.end() ? std::string() : it->second;
 }
 
-std::string first_of(std::string a, std::string b, std::string c) {
+std::string first_of(const std::string& a, const std::string& b, const std::string& c) {
   if (!a.empty()) return a;
   return b.empty() ? c : b;
 }

@@ -132,6 +132,7 @@ void shed_capabilities() {
 Result<WorkerProcess> spawn_worker(const std::string& program, const std::vector<std::string>& argv,
                                    int channel) {
   std::vector<char*> arguments;
+  arguments.reserve(argv.size() + 1);
   for (const auto& argument : argv) arguments.push_back(const_cast<char*>(argument.c_str()));
   arguments.push_back(nullptr);
   const auto environment = worker_environment();

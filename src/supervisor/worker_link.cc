@@ -12,7 +12,7 @@ class WorkerLink::Impl {
   Impl(io::Loop& loop, int channel_fd, WorkerCallbacks callbacks)
       : callbacks_(std::move(callbacks)),
         channel_(loop, Descriptor(channel_fd), Channel::Descriptors::kAccept,
-                 {[this](std::string body, std::vector<Descriptor> descriptors) {
+                 {[this](const std::string& body, std::vector<Descriptor> descriptors) {
                     receive(body, std::move(descriptors));
                   },
                   [this](Error why) { gone(std::move(why)); }}) {}

@@ -54,6 +54,7 @@ void ProblemLog::clear(std::string_view code, std::string_view object, WallTime 
 void ProblemLog::retain(std::string_view code, const std::vector<std::string>& objects,
                         WallTime now) {
   std::vector<std::string> kept;
+  kept.reserve(objects.size());
   for (const std::string& object : objects) kept.push_back(bounded(object));
   std::sort(kept.begin(), kept.end());
   std::lock_guard lock(mutex_);
