@@ -279,7 +279,10 @@ void HboneSession::release(std::size_t size) {
   held_ -= size;
   const auto unreturned =
       static_cast<std::size_t>(nghttp2_session_get_effective_recv_data_length(session_));
-  if (unreturned >= held_ + kConnectionCredit) {
+  // What can still come is never worth waiting for more than half of it.
+  const std::size_t room = kConnectionWindow - std::min<std::size_t>(held_, kConnectionWindow);
+  const std::size_t enough = std::clamp<std::size_t>(room / 2, 1, kConnectionCredit);
+  if (unreturned >= held_ + enough) {
     nghttp2_submit_window_update(session_, NGHTTP2_FLAG_NONE, 0,
                                  static_cast<std::int32_t>(unreturned - held_));
   }

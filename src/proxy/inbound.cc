@@ -1,5 +1,6 @@
 #include "proxy/inbound.h"
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 #include <variant>
@@ -187,6 +188,11 @@ void Inbound::on_malformed(Tunnel& tunnel, const std::string& reason) {
   context_.metrics.refused(telemetry::Refusal::kProtocol).add();
   context_.reports.peer_refused(tunnel.peer_address().ip, telemetry::Flag::kH2HandshakeFailure,
                                 reason);
+}
+
+bool Inbound::ending() const {
+  return std::any_of(open_.begin(), open_.end(),
+                     [](const auto& entry) { return entry.first->ending(); });
 }
 
 void Inbound::drain() {

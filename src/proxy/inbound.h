@@ -18,7 +18,8 @@ class Inbound final : private TunnelOwner {
   AcceptEvents& plaintext() { return plaintext_; }
   AcceptEvents& tunnels() { return tunnels_; }
   std::size_t active() const { return connections_.size(); }
-  std::size_t open_tunnels() const { return open_.size(); }
+  /// A tunnel has begun to end and is not over.
+  bool ending() const;
   /// GOAWAY on every tunnel; they go when their last stream does.
   void drain();
 

@@ -236,6 +236,11 @@ void Pool::drop_if_empty(const PoolKey& key) {
   }
 }
 
+bool Pool::ending() const {
+  return std::any_of(key_of_.begin(), key_of_.end(),
+                     [](const auto& entry) { return entry.first->ending(); });
+}
+
 void Pool::drain() {
   std::vector<Tunnel*> all;
   for (const auto& [tunnel, key] : key_of_) {

@@ -66,6 +66,8 @@ class Pool final : private TunnelOwner {
                                        PoolEvents* events);
   /// GOAWAY on every tunnel; they go when their last stream does.
   void drain();
+  /// A tunnel has begun to end and is not over.
+  bool ending() const;
 
  private:
   friend class PoolRequest;

@@ -42,6 +42,9 @@ void ProxyLoop::drain() {
   inbound_.drain();
 }
 
-bool ProxyLoop::idle() const { return outbound_.active() == 0 && inbound_.active() == 0; }
+bool ProxyLoop::idle() const {
+  // An ended connection's last bytes may still be in its tunnel.
+  return outbound_.active() == 0 && inbound_.active() == 0 && !pool_.ending() && !inbound_.ending();
+}
 
 }  // namespace meshnode::proxy

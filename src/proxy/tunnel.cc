@@ -249,7 +249,7 @@ void Tunnel::on_streams_changed() {
 }
 
 void Tunnel::drain() {
-  if (announced_ || ended_) {
+  if (announced_ || closing_ || ended_) {
     return;
   }
   if (!ready_) {
@@ -349,10 +349,8 @@ void Tunnel::linger() {
 }
 
 void Tunnel::end_gracefully() {
-  if (!closing_) {
-    closing_ = true;
-    timer_->start(kPongWithin);
-  }
+  closing_ = true;
+  timer_->start(kPongWithin);  // anew with everything the peer takes
   if (!said_) {
     hbone_.pump();
     said_ = !hbone_.wants_write() || stream_->queued() == 0;

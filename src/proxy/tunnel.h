@@ -68,6 +68,8 @@ class Tunnel final : public Retirable,
   SocketAddress local_address() const { return local_; }
   /// GOAWAY now, or as soon as the handshake is done; over once the last stream is.
   void drain();
+  /// Its end has begun, and something is left to say or to be heard.
+  bool ending() const { return ready_ && !ended_ && (announced_ || closing_); }
 
  private:
   friend struct LoopBuffers;

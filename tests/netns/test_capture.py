@@ -223,8 +223,8 @@ def test_deleted_chains_are_repaired(own_mesh):
     rules = host.rules()
     for tool in ("iptables", "ip6tables"):
         for table in ("nat", "mangle", "filter"):
-            host.run([tool, "-t", table, "-F"])
-            host.run([tool, "-t", table, "-X"])
+            # At once: a repair may come between flushing and deleting.
+            host.run([f"{tool}-restore"], input=f"*{table}\nCOMMIT\n")
     eventually(lambda: host.rules() == rules, 3, what="the same rules again")
 
 

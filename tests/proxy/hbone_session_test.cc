@@ -319,6 +319,7 @@ TEST_CASE("stopped streams do not hold up another, as long as the connection has
   Joined first(pair);
   Joined second(pair);
   Joined third(pair);
+  Joined fourth(pair);
   Joined other(pair);
   for (Joined* stuck : {&first, &second, &third}) {
     stuck->far->stop_reading();
@@ -326,6 +327,9 @@ TEST_CASE("stopped streams do not hold up another, as long as the connection has
     pair.settle();
     CHECK(stuck->near->queued() == (1U << 20U));
   }
+  fourth.far->stop_reading();
+  forward(*fourth.near, pattern(7U << 19U));
+  pair.settle();
   const std::string data = pattern(8U << 20U);
   forward(*other.near, data);
   pair.settle();

@@ -366,6 +366,25 @@ TEST_CASE("a drained loop takes nothing new and is idle when the last connection
   CHECK_FALSE(late->ended);
 }
 
+TEST_CASE("a drained loop is not idle before its tunnels have said goodbye") {
+  World world;
+  world.open();
+  auto program = world.network.serve(at("10.0.0.2:9080"));
+  auto app = world.a.call("10.0.0.2:9080");
+  world.loop.run();
+  app->finish();
+  program->peer().finish();
+  world.loop.run();
+  REQUIRE(app->ended);
+  CHECK(world.a.proxy->idle());
+  const bool at_source = GENERATE(true, false);
+  proxy::ProxyLoop& drained = at_source ? *world.a.proxy : *world.b.proxy;
+  drained.drain();
+  CHECK_FALSE(drained.idle());
+  world.loop.advance(kGoawayPause + 10ms);
+  CHECK(drained.idle());
+}
+
 TEST_CASE("a connection accepted just before draining is served") {
   World world;
   world.open();

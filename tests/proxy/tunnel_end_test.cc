@@ -168,6 +168,29 @@ TEST_CASE("an ending tunnel with bytes on their way is not upset by a ping") {
   joined.check_gone("", "");
 }
 
+TEST_CASE("draining a tunnel that its peer has ended does not hurry it") {
+  JoinedTunnels joined;
+  joined.open_stream();
+  joined.wire->stall();
+  const std::string all = pattern(250'000);
+  say(*joined.near, all);
+  joined.near->shutdown();
+  joined.far().shutdown();
+  joined.server.tunnel->drain();
+  joined.loop.advance(kGoawayPause);
+  joined.near.reset();
+  joined.loop.run();
+  joined.client.tunnel->drain();
+  joined.loop.advance(5s);
+  CHECK(joined.client.gone == 0);
+  joined.wire->resume();
+  joined.loop.run();
+  CHECK((joined.far_ear.data == all));
+  joined.server.accepted.clear();
+  joined.loop.advance(kGoawayPause);
+  joined.check_gone("", "");
+}
+
 TEST_CASE("a stream's last bytes reach a slow program though its tunnel is ending") {
   JoinedTunnels joined;
   joined.open_stream();
