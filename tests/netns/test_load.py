@@ -107,7 +107,7 @@ def test_idle_connections_are_cheap_and_leave_nothing_behind(quiet):
         assert kib <= KIB_PER_IDLE, f"{name}: {kib:.1f} KiB an idle connection"
     for name, kib in middle.items():
         assert kib - before[name] <= KEPT_KIB, f"{name} kept {kib - before[name]} KiB"
-        # Connections fall to the loops as it comes, so one run may widen a heap; a leak adds always.
+        # Connections fall to the loops by chance: one run may widen a heap. A leak adds always.
         grown = min(after[0][name] - kib, after[1][name] - after[0][name])
         assert grown <= RUNS_APART_KIB, f"{name}: a further identical run added {grown} KiB"
 
