@@ -190,7 +190,7 @@ std::string rejected(const json& status) {
     const std::string ns = text_of(one, "namespace");
     const std::string name = text_of(one, "name");
     if (!kind.empty()) text += "  " + kind;
-    if (!name.empty()) text += "  " + (ns.empty() ? "" : ns + "/") + name;
+    if (!name.empty()) text.append("  ").append(ns).append(ns.empty() ? "" : "/").append(name);
     text += "\n    " + text_of(one, "message") + "\n";
   }
   return text;
