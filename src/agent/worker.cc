@@ -119,7 +119,8 @@ class Worker {
   std::string host_name_;
   model::Catalog catalog_;
   std::optional<std::string> passwd_;  // none until it could be read once
-  std::size_t most_sockets_ = 0;  // since memory was last returned
+  std::size_t most_sockets_ = 0;       // since memory was last returned
+  bool ebbing_ = false;                // they were fewer at the last look than before
   CaptureRequest request_;
   bool request_sent_ = false;
   std::shared_ptr<const snapshot::Snapshot> snapshot_;
@@ -262,8 +263,10 @@ void Worker::return_memory() {
   // The C library keeps what was freed in the middle of its heaps: a burst would be paid for ever.
   const std::size_t open = budget_.open();
   most_sockets_ = std::max(most_sockets_, open);
-  if (most_sockets_ >= 2 * open + kBurst) {
+  ebbing_ = ebbing_ || most_sockets_ >= 2 * open + kBurst;
+  if (ebbing_) {
     malloc_trim(0);
+    ebbing_ = open < most_sockets_;  // the rest of it may follow
     most_sockets_ = open;
   }
 }

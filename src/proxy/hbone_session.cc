@@ -19,11 +19,12 @@ constexpr std::size_t kSmallFrame = 4096;
 // tunnel's connections travel as one convoy, with one host at rest while the other works.
 constexpr int kGatherWrites = 2;
 
-nghttp2_nv header(std::string_view name, std::string_view value) {
+nghttp2_nv header(std::string_view name, std::string_view value,
+                  std::uint8_t flags = NGHTTP2_NV_FLAG_NONE) {
   // nghttp2's type is not const; it copies both.
   return {reinterpret_cast<std::uint8_t*>(const_cast<char*>(name.data())),
           reinterpret_cast<std::uint8_t*>(const_cast<char*>(value.data())), name.size(),
-          value.size(), NGHTTP2_NV_FLAG_NONE};
+          value.size(), flags};
 }
 
 }  // namespace
@@ -447,14 +448,16 @@ std::unique_ptr<HboneStream> HboneSession::connect(const ConnectRequest& request
   stream->connect_events_ = events;
   std::vector<nghttp2_nv> headers{header(":method", "CONNECT"),
                                   header(":authority", request.authority)};
-  const auto add = [&headers](std::string_view name, const std::string& value) {
+  const auto add = [&headers](std::string_view name, const std::string& value,
+                              std::uint8_t flags) {
     if (!value.empty()) {
-      headers.push_back(header(name, value));
+      headers.push_back(header(name, value, flags));
     }
   };
-  add("forwarded", request.forwarded);
-  add("baggage", request.baggage);
-  add("traceparent", request.traceparent);
+  // Those that differ with every connection would only push the others out of the HPACK tables.
+  add("forwarded", request.forwarded, NGHTTP2_NV_FLAG_NO_INDEX);
+  add("baggage", request.baggage, NGHTTP2_NV_FLAG_NONE);
+  add("traceparent", request.traceparent, NGHTTP2_NV_FLAG_NO_INDEX);
   const nghttp2_data_provider provider{{.ptr = nullptr}, &Callbacks::read_data};
   const std::int32_t id =
       nghttp2_submit_request(session_, nullptr, headers.data(), headers.size(), &provider, nullptr);
