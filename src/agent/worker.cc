@@ -262,7 +262,7 @@ void Worker::look() {
 void Worker::return_memory() {
   // The C library keeps what was freed in the middle of its heaps: a burst would be paid for ever.
   const std::size_t open = budget_.open();
-  most_sockets_ = std::max(most_sockets_, open);
+  most_sockets_ = std::max(most_sockets_, budget_.take_peak());
   ebbing_ = ebbing_ || most_sockets_ >= 2 * open + kBurst;
   if (ebbing_) {
     malloc_trim(0);
@@ -517,7 +517,8 @@ void Worker::serve_admin(const std::map<std::string, int>& by_name) {
     if (request.path != "/healthz/ready") {
       return {404, "text/plain; charset=utf-8", "readiness is at /healthz/ready\n"};
     }
-    const bool ready = proxies_ && (request_.spec.workloads.empty() || (capture_ && capture_->ok));
+    const bool ready = proxies_ && request_sent_ &&
+                       (request_.spec.workloads.empty() || (capture_ && capture_->ok));
     return {ready ? 200 : 503, "text/plain; charset=utf-8", ready ? "ready\n" : "not ready\n"};
   });
   serve("admin", false, [this](const admin::Request& request) { return answer(request); });

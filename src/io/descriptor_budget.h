@@ -16,6 +16,8 @@ class DescriptorBudget {
   static std::size_t default_limit();
   bool full() const { return open_.load(std::memory_order_relaxed) >= limit_; }
   std::size_t open() const { return open_.load(std::memory_order_relaxed); }
+  /// The most that were open at once since the last call.
+  std::size_t take_peak() { return peak_.exchange(open(), std::memory_order_relaxed); }
 
   /// One socket's share, for as long as it lives. A default one counts nothing.
   class Share {
@@ -23,7 +25,7 @@ class DescriptorBudget {
     Share() = default;
     explicit Share(DescriptorBudget* budget) : budget_(budget) {
       if (budget_ != nullptr) {
-        budget_->open_.fetch_add(1, std::memory_order_relaxed);
+        budget_->opened();
       }
     }
     ~Share() {
@@ -42,8 +44,16 @@ class DescriptorBudget {
   };
 
  private:
+  void opened() {
+    const std::size_t now = open_.fetch_add(1, std::memory_order_relaxed) + 1;
+    std::size_t peak = peak_.load(std::memory_order_relaxed);
+    while (peak < now && !peak_.compare_exchange_weak(peak, now, std::memory_order_relaxed)) {
+    }
+  }
+
   const std::size_t limit_;
   std::atomic<std::size_t> open_{0};
+  std::atomic<std::size_t> peak_{0};
 };
 
 }  // namespace meshnode::io

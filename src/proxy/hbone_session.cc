@@ -82,7 +82,9 @@ struct HboneSession::Callbacks {
         if (HboneStream* stream = session.find(frame->hd.stream_id)) {
           if (frame->headers.cat == NGHTTP2_HCAT_REQUEST) {
             session.request_complete(*stream);
-          } else if (frame->headers.cat == NGHTTP2_HCAT_RESPONSE) {
+          } else if (session.role_ == Role::kClient) {
+            // Also after a 1xx, when nghttp2 no longer calls it the response; never trailers: by
+            // then nobody waits for an answer.
             session.response_complete(*stream);
           }
         }

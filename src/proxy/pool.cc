@@ -85,8 +85,7 @@ void PoolRequest::give_up() {
   }
   Pool& pool = *std::exchange(pool_, nullptr);
   pool.withdraw(*this);
-  // Its destructor resets the stream, once nothing of it is on the stack.
-  pool.context_.executor.defer([stream = std::shared_ptr<HboneStream>(std::move(stream_))] {});
+  stream_.reset();  // now: a tunnel that ends in this very turn must not find it
   events_->on_tunnel_refused(
       telemetry::Flag::kConnect,
       {ErrorCode::kTimeout, fmt::format("{} gave no answer within 15 s", key_->to.text())});
@@ -193,6 +192,10 @@ void Pool::open_failed(const PoolKey& key, telemetry::Flag flag, const Error& er
 void Pool::on_tunnel_ready(Tunnel& tunnel) { serve_soon(*key_of_[&tunnel]); }
 
 void Pool::on_tunnel_changed(Tunnel& tunnel) {
+  // Programs may reset, and be refused, as often as they like: that must not end the others'.
+  if (tunnel.worn()) {
+    tunnel.drain();
+  }
   const auto found = key_of_.find(&tunnel);
   if (found != key_of_.end() && !entries_[*found->second].waiting.empty()) {
     serve_soon(*found->second);

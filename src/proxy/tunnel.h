@@ -21,6 +21,8 @@ inline constexpr Duration kIdleTunnel = std::chrono::minutes(5);
 /// Resets, sent or received: a burst and a rate a tunnel may have (rapid reset and its kin).
 inline constexpr std::uint32_t kResetBurst = 1000;
 inline constexpr std::uint32_t kResetsPerSecond = 33;
+/// With fewer left a tunnel is given no new stream: every one it has may be reset from both ends.
+inline constexpr std::uint32_t kWornBelow = 2 * kMaxStreamsOut;
 /// Between the two GOAWAYs of a graceful end: a round trip for requests already on their way.
 inline constexpr Duration kGoawayPause = std::chrono::seconds(1);
 
@@ -63,6 +65,8 @@ class Tunnel final : public Retirable,
   bool opening() const { return !ended_ && !hbone_.settled() && !hbone_.draining(); }
   /// The far agent has let it carry something, or would have.
   bool was_of_use() const { return used_ && hbone_.settled(); }
+  /// Another one should take its place before the limit on resets ends it, streams and all.
+  bool worn() const { return resets_left_ < kWornBelow; }
   const tls::Session& session() const { return *tls_; }
   SocketAddress peer_address() const { return peer_; }
   SocketAddress local_address() const { return local_; }

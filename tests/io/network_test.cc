@@ -367,6 +367,8 @@ TEST_CASE("accepting pauses when the budget is used up and goes on when there is
   loop.run();
   CHECK(keep.kept.size() == 1);
   CHECK_FALSE(network.full());
+  CHECK(budget.take_peak() == 2);
+  CHECK(budget.take_peak() == 1);
   for (const int client : clients) {
     close(client);
   }

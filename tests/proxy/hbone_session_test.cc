@@ -412,6 +412,20 @@ TEST_CASE("an answer other than 200 refuses the connection") {
   CHECK(pair.server.session.open_streams() == 0);
 }
 
+TEST_CASE("an interim answer is waited out") {
+  Pair pair;
+  Answer answer;
+  auto stream = pair.client.session.connect(request_to("10.0.0.2:80"), &answer);
+  pair.settle();
+  // HEADERS with END_HEADERS of stream 1: ":status: 103" as a literal, then the static table's 200.
+  pair.client.take(std::string("\0\0\5\1\4\0\0\0\1\x08\x03" "103", 14));
+  CHECK_FALSE(answer.accepted);
+  CHECK(answer.status == -1);
+  pair.client.take(std::string("\0\0\1\1\4\0\0\0\1\x88", 10));
+  CHECK(pair.client.status);
+  CHECK(answer.accepted);
+}
+
 TEST_CASE("a lost tunnel refuses what was asked and resets what was open") {
   Pair pair;
   Joined joined(pair);

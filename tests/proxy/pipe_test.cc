@@ -283,6 +283,23 @@ TEST_CASE("half-closed with bytes still coming lives on") {
   CHECK(joined.owner.error.empty());
 }
 
+TEST_CASE("half-closed towards a reader that takes its time lives on until it has everything") {
+  Joined joined(shape(1000, 1000));
+  joined.caller->finish();
+  joined.caller->pause();
+  joined.callee->send(std::string(5000, 'x'));
+  joined.callee->finish();
+  joined.loop.run();
+  joined.loop.advance(10 * kHalfClosedSilence);
+  CHECK(joined.owner.done == 0);
+  joined.caller->resume();
+  joined.loop.run();
+  CHECK(joined.caller->received.size() == 5000);
+  CHECK(joined.caller->ended);
+  CHECK(joined.owner.error.empty());
+  joined.check_over();
+}
+
 TEST_CASE("a connection half-closed and silent is reset after 55 seconds") {
   const bool caller_first = GENERATE(true, false);
   Joined joined;

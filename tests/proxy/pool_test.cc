@@ -342,6 +342,33 @@ TEST_CASE("a tunnel that has been told to end gets no further stream") {
   CHECK(mesh.far.tunnels.size() == 1);
 }
 
+TEST_CASE("programs that reset without end wear a tunnel out before they end it for others") {
+  Mesh mesh;
+  Asker& other = mesh.ask();
+  mesh.loop.run();
+  for (std::uint32_t i = 0; i < 2 * kResetBurst; ++i) {
+    Asker& asker = mesh.ask();
+    mesh.loop.run();
+    REQUIRE(asker.tunnelled == 1);
+    asker.stream.reset();
+    mesh.loop.run();
+    mesh.askers.pop_back();
+    mesh.far.streams.resize(1);
+  }
+  mesh.loop.advance(kGoawayPause + 1s);
+  CHECK(mesh.near.reports.limits.empty());
+  CHECK(mesh.away.reports.limits.empty());
+  CHECK(other.ear.failed == 0);
+  say(*other.stream, "still there");
+  mesh.loop.run();
+  Ear ear;
+  mesh.far.streams[0]->set_events(&ear);
+  mesh.far.streams[0]->start_reading();
+  CHECK(ear.data == "still there");
+  CHECK(mesh.opened() == 3);
+  CHECK(mesh.open() == 2);  // the first for the sake of that stream, and the newest
+}
+
 TEST_CASE("an idle pool keeps nothing") {
   Mesh mesh;
   Asker& asker = mesh.ask();
