@@ -87,7 +87,7 @@ void Pipe::watch_silence() {
   }
   if (!silence_) {
     silence_ = clock_.timer([this] {
-      // Who reads slowly is not silent; one that is dead TCP itself, or the tunnel's ping, gives up.
+      // Who reads slowly is not silent; on the dead, TCP or the tunnel's ping gives up.
       if (caller_.stream_->queued() + callee_.stream_->queued() > 0) {
         last_heard_ = clock_.now();
       }
