@@ -1,5 +1,7 @@
 #include "agent/reports.h"
 
+#include <fmt/format.h>
+
 #include <utility>
 
 #include "base/log.h"
@@ -21,6 +23,15 @@ void Reports::descriptors_used_up() {
   event({"limit-reached", "descriptors",
          "80 % of the process's descriptors hold connections; new ones wait in the queue",
          "raise LimitNOFILE of the unit, or find out who opens so many connections", false, true});
+}
+
+void Reports::handshakes_used_up() {
+  event({"limit-reached", "handshakes",
+         fmt::format("more than {} TLS handshakes a proxy loop are unfinished; the oldest give way",
+                     proxy::kMaxHandshakes),
+         "somebody floods port 15008: find out who (`ss -tn sport = :15008`), and let a firewall "
+         "admit other hosts of the mesh only",
+         false, false});
 }
 
 void Reports::tunnel_failed(const SocketAddress& to, const std::string& reason) {

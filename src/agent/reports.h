@@ -22,6 +22,7 @@ class Reports final : public proxy::ProxyReports {
                     const std::string& reason) override;
   void limit_reached(const IpAddress& peer, const std::string& limit) override;
   void descriptors_used_up() override;
+  void handshakes_used_up() override;
   void tunnel_failed(const SocketAddress& to, const std::string& reason) override;
 
   /// A condition of ours that lasts until the next set() without it.

@@ -19,6 +19,10 @@
 
 namespace meshnode::proxy {
 
+/// Unfinished TLS handshakes of callers on one loop, 5 s each at the longest. Beyond it the oldest
+/// give way: an honest one takes milliseconds, and a flood must not keep it out.
+inline constexpr std::size_t kMaxHandshakes = 1'024;
+
 /// Where the loops tell what an operator should know. Implementations are thread-safe.
 class ProxyReports {
  public:
@@ -30,6 +34,8 @@ class ProxyReports {
   virtual void limit_reached(const IpAddress& peer, const std::string& limit) = 0;
   /// Accepting pauses: 80 % of the process's descriptors are in use.
   virtual void descriptors_used_up() = 0;
+  /// Unfinished handshakes are as many as may be: the oldest give way to new ones.
+  virtual void handshakes_used_up() = 0;
   /// A tunnel of ours could not be opened.
   virtual void tunnel_failed(const SocketAddress& to, const std::string& reason) = 0;
 };

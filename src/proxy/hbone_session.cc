@@ -18,6 +18,8 @@ constexpr std::size_t kSmallFrame = 4096;
 // Small writes of different streams that leave together. More saves system calls, but makes the
 // tunnel's connections travel as one convoy, with one host at rest while the other works.
 constexpr int kGatherWrites = 2;
+// A request whose header list is longer is not read to its end.
+constexpr std::size_t kHopelessHeaderList = std::size_t{4} * kMaxHeaderList;
 
 nghttp2_nv header(std::string_view name, std::string_view value,
                   std::uint8_t flags = NGHTTP2_NV_FLAG_NONE) {
@@ -39,6 +41,8 @@ struct HboneSession::Callbacks {
       return 0;
     }
     const std::int32_t id = frame->hd.stream_id;
+    ++session.incoming_;
+    session.last_error_.clear();
     auto stream = std::unique_ptr<HboneStream>(new HboneStream(&session));
     stream->id_ = id;
     session.streams_[id] = stream.get();
@@ -55,7 +59,7 @@ struct HboneSession::Callbacks {
     }
     stream->header_bytes_ += name_size + value_size + 32;
     if (stream->header_bytes_ > kMaxHeaderList) {
-      return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+      return self(user).too_long(*stream);
     }
     const std::string_view name = as_text({name_data, name_size});
     const std::string_view value = as_text({value_data, value_size});
@@ -136,7 +140,9 @@ struct HboneSession::Callbacks {
   }
 
   static int stream_closed(nghttp2_session*, std::int32_t id, std::uint32_t code, void* user) {
-    self(user).closed(id, code);
+    HboneSession& session = self(user);
+    session.incoming_ -= session.role_ == Role::kServer ? 1 : 0;
+    session.closed(id, code);
     return 0;
   }
 
@@ -199,7 +205,18 @@ struct HboneSession::Callbacks {
 
   static int invalid_frame(nghttp2_session*, const nghttp2_frame* frame, int code, void* user) {
     HboneSession& session = self(user);
-    if (session.role_ == Role::kServer && frame->hd.type == NGHTTP2_HEADERS) {
+    if (session.role_ != Role::kServer || frame->hd.type != NGHTTP2_HEADERS || session.calmed_) {
+      return 0;
+    }
+    const std::int32_t id = frame->hd.stream_id;
+    const bool surplus = session.incoming_ >= kMaxStreamsIn && id % 2 == 1 &&
+                         frame->headers.cat == NGHTTP2_HCAT_REQUEST && session.find(id) == nullptr;
+    if (surplus) {
+      if (code != NGHTTP2_ERR_REFUSED_STREAM) {  // it had not heard of the limit yet
+        session.calm();  // before nghttp2 ends the session with a word that helps nobody
+      }
+      session.events_->on_excess(fmt::format("more than {} streams at once", kMaxStreamsIn));
+    } else {
       session.events_->on_malformed(
           fmt::format("malformed request: {} {}", nghttp2_strerror(code), session.last_error_));
     }
@@ -383,6 +400,21 @@ HboneStream* HboneSession::find(std::int32_t id) const {
   return found == streams_.end() ? nullptr : found->second;
 }
 
+int HboneSession::too_long(const HboneStream& stream) {
+  if (!arriving_.contains(stream.id_)) {
+    return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;  // trailers or a response: the stream ends
+  }
+  if (stream.header_bytes_ <= kHopelessHeaderList) {
+    return 0;  // answered when it is complete
+  }
+  // References of one octet to a large field would cost far more here than to send.
+  if (!calmed_) {
+    calm();
+    events_->on_excess(fmt::format("a header list of more than {} KiB", kMaxHeaderList >> 10U));
+  }
+  return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+}
+
 void HboneSession::detach(HboneStream& stream) {
   // The connection's window is everybody's: what nobody will read any more must not keep a part.
   release(std::exchange(stream.owed_, 0));
@@ -397,6 +429,11 @@ void HboneSession::request_complete(HboneStream& stream) {
   }
   std::unique_ptr<HboneStream> owned = std::move(found->second);
   arriving_.erase(found);
+  if (stream.header_bytes_ > kMaxHeaderList) {
+    events_->on_excess(fmt::format("a header list of more than {} KiB", kMaxHeaderList >> 10U));
+    stream.respond(503);
+    return;
+  }
   if (stream.method_ != "CONNECT") {
     events_->on_malformed("the method is not CONNECT");
     stream.respond(400);
@@ -521,6 +558,7 @@ void HboneSession::refuse_new() {
 }
 
 void HboneSession::calm() {
+  calmed_ = true;
   draining_ = true;
   nghttp2_session_terminate_session(session_, NGHTTP2_ENHANCE_YOUR_CALM);
   events_->on_output_waiting();

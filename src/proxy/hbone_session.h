@@ -118,7 +118,7 @@ class HboneStream final : public Stream {
   // A request's headers while they arrive (server), the response's status (client).
   ConnectRequest request_;
   std::string method_;
-  std::size_t header_bytes_ = 0;
+  std::size_t header_bytes_ = 0;  // each field's name and value, and 32 (RFC 9113 §6.5.2)
   int status_ = 0;
 };
 
@@ -138,6 +138,8 @@ class HboneEvents {
   virtual void on_connect(std::unique_ptr<HboneStream> stream, ConnectRequest request) = 0;
   /// Server only: something that is no CONNECT; it has been answered.
   virtual void on_malformed(const std::string& reason) = 0;
+  /// Server only: a request beyond a limit; it has been answered 503, or the session calmed.
+  virtual void on_excess(const std::string& limit) = 0;
   virtual void on_ping_answered() = 0;
   /// A RST_STREAM was sent or received.
   virtual void on_reset_counted() = 0;
@@ -177,6 +179,7 @@ class HboneSession {
   void refuse_new();
   /// GOAWAY ENHANCE_YOUR_CALM: the peer overdoes it; over() once that has left.
   void calm();
+  bool calmed() const { return calmed_; }
   bool draining() const { return draining_; }
   /// The tunnel is gone: every stream hears `error`.
   void abandon(const Error& error);
@@ -192,6 +195,7 @@ class HboneSession {
   void stage(Bytes frame);
   void flush_stage();
   void notify_drained();
+  int too_long(const HboneStream& stream);
   void request_complete(HboneStream& stream);
   void response_complete(HboneStream& stream);
   void closed(std::int32_t id, std::uint32_t code);
@@ -204,6 +208,7 @@ class HboneSession {
   nghttp2_session* session_ = nullptr;
   std::unordered_map<std::int32_t, HboneStream*> streams_;
   std::unordered_map<std::int32_t, std::unique_ptr<HboneStream>> arriving_;
+  std::size_t incoming_ = 0;  // as nghttp2 counts them: refused ones too, until the peer ends them
   std::string last_error_;
   std::vector<std::uint8_t> stage_;
   std::vector<std::int32_t> drained_;
@@ -213,6 +218,7 @@ class HboneSession {
   bool pumping_ = false;
   bool pump_again_ = false;
   bool draining_ = false;
+  bool calmed_ = false;
   bool settled_ = false;  // the peer's SETTINGS have come
 };
 

@@ -141,27 +141,39 @@ void Inbound::accept_tunnel(std::unique_ptr<Stream> stream) {
   }
   context_.metrics.tunnels_open(telemetry::Direction::kInbound).add(1);
   context_.metrics.tunnels_total(telemetry::Direction::kInbound).add();
+  if (shaking_.size() >= kMaxHandshakes) {
+    shed_oldest_handshake();
+  }
   Tunnel& started = *tunnel;
-  open_.emplace(&started, std::move(tunnel));
+  open_.emplace(&started, Open{std::move(tunnel), shaking_.insert(shaking_.end(), &started)});
   started.start(std::move(stream), std::move(*session));
 }
 
-void Inbound::on_tunnel_ready(Tunnel&) {}
+void Inbound::on_tunnel_ready(Tunnel& tunnel) {
+  shaking_.erase(std::exchange(open_.at(&tunnel).shaking, shaking_.end()));
+}
+
+void Inbound::shed_oldest_handshake() {
+  Tunnel& oldest = *shaking_.front();
+  if (!oldest.refused()) {
+    context_.reports.handshakes_used_up();
+    record_refusal(oldest, telemetry::Refusal::kLimit, telemetry::Flag::kOverload,
+                   "too many unfinished handshakes: this one gave way to a new one");
+    shaking_.erase(std::exchange(open_.at(&oldest).shaking, shaking_.end()));
+  }
+  oldest.shed();
+}
 
 void Inbound::on_tunnel_gone(Tunnel& tunnel, bool handshake, const std::string& error) {
-  if (handshake) {
-    context_.metrics.refused(telemetry::Refusal::kTls).add();
+  const auto found = open_.find(&tunnel);
+  const auto shaking = found->second.shaking;
+  if (handshake && shaking != shaking_.end()) {
+    shaking_.erase(shaking);
     context_.reports.peer_refused(tunnel.peer_address().ip, telemetry::Flag::kTlsFailure, error);
-    telemetry::Labels labels;
-    labels.reporter = telemetry::Reporter::kDestination;
-    telemetry::Addresses addresses;
-    addresses.source = tunnel.peer_address();
-    addresses.destination = tunnel.local_address();
-    context_.telemetry.refused(labels, addresses, telemetry::Flag::kTlsFailure, error);
+    record_refusal(tunnel, telemetry::Refusal::kTls, telemetry::Flag::kTlsFailure, error);
   }
   context_.metrics.tunnels_open(telemetry::Direction::kInbound).add(-1);
-  const auto found = open_.find(&tunnel);
-  context_.executor.retire(std::move(found->second));
+  context_.executor.retire(std::move(found->second.tunnel));
   open_.erase(found);
 }
 
@@ -184,10 +196,31 @@ void Inbound::on_connect(Tunnel& tunnel, std::unique_ptr<HboneStream> stream,
   started.start(plan, tunnel.local_address(), std::move(host));
 }
 
-void Inbound::on_malformed(Tunnel& tunnel, const std::string& reason) {
-  context_.metrics.refused(telemetry::Refusal::kProtocol).add();
-  context_.reports.peer_refused(tunnel.peer_address().ip, telemetry::Flag::kH2HandshakeFailure,
-                                reason);
+void Inbound::on_refused(Tunnel& tunnel, telemetry::Flag flag, const std::string& reason) {
+  const bool limit = flag == telemetry::Flag::kOverload;
+  if (limit) {
+    context_.reports.limit_reached(tunnel.peer_address().ip, reason);
+  } else {
+    context_.reports.peer_refused(tunnel.peer_address().ip, flag, reason);
+  }
+  record_refusal(tunnel, limit ? telemetry::Refusal::kLimit : telemetry::Refusal::kProtocol, flag,
+                 reason);
+}
+
+void Inbound::record_refusal(const Tunnel& tunnel, telemetry::Refusal reason, telemetry::Flag flag,
+                             const std::string& error) {
+  context_.metrics.refused(reason).add();
+  telemetry::Labels labels;
+  labels.reporter = telemetry::Reporter::kDestination;
+  telemetry::Addresses addresses;
+  addresses.source = tunnel.peer_address();
+  addresses.destination = tunnel.local_address();
+  if (tunnel.ready()) {
+    labels.security = telemetry::Security::kMutualTls;
+    labels.source.principal = tunnel.session().peer().identity.uri();
+    labels.destination.principal = tunnel.session().presented()->identity().uri();
+  }
+  context_.telemetry.refused(labels, addresses, flag, error);
 }
 
 bool Inbound::ending() const {

@@ -2,6 +2,7 @@
 /// Connections to this node's workloads: plaintext steered to port 15006, and tunnels at 15008.
 /// Both end in a connection to the program, made from the caller's address. Thread: one loop.
 
+#include <list>
 #include <memory>
 #include <unordered_map>
 
@@ -40,13 +41,22 @@ class Inbound final : private TunnelOwner {
   void on_tunnel_gone(Tunnel& tunnel, bool handshake, const std::string& error) override;
   void on_connect(Tunnel& tunnel, std::unique_ptr<HboneStream> stream,
                   ConnectRequest request) override;
-  void on_malformed(Tunnel& tunnel, const std::string& reason) override;
+  void on_refused(Tunnel& tunnel, telemetry::Flag flag, const std::string& reason) override;
+
+  struct Open {
+    std::unique_ptr<Tunnel> tunnel;
+    std::list<Tunnel*>::iterator shaking;  // end() once the handshake is done
+  };
+  void shed_oldest_handshake();
+  void record_refusal(const Tunnel& tunnel, telemetry::Refusal reason, telemetry::Flag flag,
+                      const std::string& error);
 
   ProxyContext& context_;
   ConnectionSet connections_;
   Accept plaintext_;
   Accept tunnels_;
-  std::unordered_map<Tunnel*, std::unique_ptr<Tunnel>> open_;
+  std::unordered_map<Tunnel*, Open> open_;
+  std::list<Tunnel*> shaking_;  // handshakes under way, the oldest first
 };
 
 }  // namespace meshnode::proxy

@@ -224,6 +224,10 @@ void Pool::on_tunnel_gone(Tunnel& tunnel, bool handshake, const std::string& err
   serve_soon(key);
 }
 
+void Pool::on_refused(Tunnel& tunnel, telemetry::Flag, const std::string& reason) {
+  context_.reports.limit_reached(tunnel.peer_address().ip, reason);
+}
+
 void Pool::withdraw(PoolRequest& request) {
   const auto found = entries_.find(*request.key_);
   if (found != entries_.end()) {

@@ -82,7 +82,7 @@ class Pool final : private TunnelOwner {
   void on_tunnel_changed(Tunnel& tunnel) override;
   void on_tunnel_gone(Tunnel& tunnel, bool handshake, const std::string& error) override;
   void on_connect(Tunnel&, std::unique_ptr<HboneStream>, ConnectRequest) override {}
-  void on_malformed(Tunnel&, const std::string&) override {}
+  void on_refused(Tunnel& tunnel, telemetry::Flag flag, const std::string& reason) override;
 
   void serve(const PoolKey& key);
   void serve_soon(const PoolKey& key);

@@ -201,7 +201,8 @@ void Tunnel::pump() {
   // Without streams nghttp2 calls a session over once a GOAWAY has crossed it, though a request may
   // still be on its way, or a stream's last bytes on theirs to the program: the timers and the
   // streams' owners see to that end.
-  const bool ending = (announced_ || hbone_.draining()) && !calmed_ && !hbone_.has_live_streams();
+  const bool ending =
+      (announced_ || hbone_.draining()) && !hbone_.calmed() && !hbone_.has_live_streams();
   if (!ending) {
     fail_with("HTTP/2: " +
               (hbone_.last_error().empty() ? "the session has ended" : hbone_.last_error()));
@@ -214,7 +215,13 @@ void Tunnel::on_connect(std::unique_ptr<HboneStream> stream, ConnectRequest requ
   owner_->on_connect(*this, std::move(stream), std::move(request));
 }
 
-void Tunnel::on_malformed(const std::string& reason) { owner_->on_malformed(*this, reason); }
+void Tunnel::on_malformed(const std::string& reason) {
+  owner_->on_refused(*this, telemetry::Flag::kH2HandshakeFailure, reason);
+}
+
+void Tunnel::on_excess(const std::string& limit) {
+  owner_->on_refused(*this, telemetry::Flag::kOverload, limit);
+}
 
 void Tunnel::on_ping_answered() { pinging_ = false; }
 
@@ -223,11 +230,9 @@ void Tunnel::on_reset_counted() {
   const double seconds = std::chrono::duration<double>(now - resets_since_).count();
   resets_since_ = now;
   resets_left_ = std::min<double>(kResetBurst, resets_left_ + seconds * kResetsPerSecond) - 1;
-  if (resets_left_ < 0 && !calmed_) {
-    calmed_ = true;
-    context_.reports.limit_reached(
-        peer_.ip, "streams reset on one tunnel: more than 1,000 at once or 33 a second");
+  if (resets_left_ < 0 && !hbone_.calmed()) {
     hbone_.calm();
+    on_excess("streams reset on one tunnel: more than 1,000 at once or 33 a second");
   }
 }
 

@@ -39,7 +39,9 @@ class TunnelOwner {
   /// Server only.
   virtual void on_connect(Tunnel& tunnel, std::unique_ptr<HboneStream> stream,
                           ConnectRequest request) = 0;
-  virtual void on_malformed(Tunnel& tunnel, const std::string& reason) = 0;
+  /// A request was turned away before it became one: malformed, or beyond a limit (kOverload; the
+  /// tunnel may be ending for it).
+  virtual void on_refused(Tunnel& tunnel, telemetry::Flag flag, const std::string& reason) = 0;
 };
 
 class Tunnel final : public Retirable,
@@ -70,6 +72,10 @@ class Tunnel final : public Retirable,
   const tls::Session& session() const { return *tls_; }
   SocketAddress peer_address() const { return peer_; }
   SocketAddress local_address() const { return local_; }
+  /// Its handshake was refused; it only waits for the peer to read why.
+  bool refused() const { return lingering_; }
+  /// Ends it at once, in the middle of its handshake.
+  void shed() { gone(linger_reason_); }
   /// GOAWAY now, or as soon as the handshake is done; over once the last stream is.
   void drain();
   /// Its end has begun, and something is left to say or to be heard.
@@ -93,6 +99,7 @@ class Tunnel final : public Retirable,
   void on_output_done() override;
   void on_connect(std::unique_ptr<HboneStream> stream, ConnectRequest request) override;
   void on_malformed(const std::string& reason) override;
+  void on_excess(const std::string& limit) override;
   void on_ping_answered() override;
   void on_reset_counted() override;
   void on_streams_changed() override;
@@ -126,7 +133,6 @@ class Tunnel final : public Retirable,
   bool used_ = false;
   bool pinging_ = false;
   bool pump_deferred_ = false;
-  bool calmed_ = false;
   bool announced_ = false;  // first GOAWAY sent
   bool refusing_ = false;   // second GOAWAY sent
   bool lingering_ = false;  // handshake refused: reading on so that the peer sees the alert

@@ -52,6 +52,7 @@ struct End final : HboneEvents {
   bool waiting = false;
   bool pong = false;
   std::vector<std::string> malformed;
+  std::vector<std::string> excesses;
   std::vector<std::unique_ptr<HboneStream>> accepted;
   std::vector<ConnectRequest> requests;
   Status status;
@@ -70,6 +71,7 @@ struct End final : HboneEvents {
     requests.push_back(std::move(request));
   }
   void on_malformed(const std::string& reason) override { malformed.push_back(reason); }
+  void on_excess(const std::string& limit) override { excesses.push_back(limit); }
   void on_ping_answered() override { pong = true; }
   int resets = 0;
   void on_reset_counted() override { ++resets; }
@@ -463,6 +465,90 @@ TEST_CASE("at most a hundred streams go out on one session") {
     REQUIRE(streams.size() <= kMaxStreamsOut);
   }
   CHECK(streams.size() == kMaxStreamsOut);
+}
+
+TEST_CASE("a peer that opens more streams than it was told is calmed") {
+  Pair pair;
+  std::vector<std::unique_ptr<HboneStream>> streams;
+  std::vector<std::unique_ptr<Answer>> answers;
+  pair.settle();
+  for (std::uint32_t i = 0; i < kMaxStreamsIn; ++i) {
+    answers.push_back(std::make_unique<Answer>());
+    streams.push_back(
+        pair.client.session.connect(request_to("10.0.0.2:80"), answers.back().get()));
+  }
+  pair.settle();
+  REQUIRE(pair.server.accepted.size() == kMaxStreamsIn);
+  CHECK(pair.server.excesses.empty());
+  // HEADERS of stream 401 with END_HEADERS; two literals: ":method: CONNECT" and ":authority: a:1".
+  pair.server.take(std::string("\0\0\x0e\1\4\0\0\1\x91\2\7CONNECT\1\3a:1", 23));
+  pair.server.session.pump();
+  CHECK(pair.server.accepted.size() == kMaxStreamsIn);
+  CHECK(pair.server.excesses == std::vector<std::string>{"more than 200 streams at once"});
+  CHECK(pair.server.malformed.empty());
+  CHECK(pair.server.session.over());
+  const std::string calm("\0\0\0\x0b", 4);
+  CHECK(pair.server.out.find(calm) != std::string::npos);
+}
+
+TEST_CASE("a malformed request costs nobody else anything, also as the last one allowed") {
+  Pair pair;
+  std::vector<std::unique_ptr<HboneStream>> streams;
+  std::vector<std::unique_ptr<Answer>> answers;
+  pair.settle();
+  for (std::uint32_t i = 0; i + 1 < kMaxStreamsIn; ++i) {
+    answers.push_back(std::make_unique<Answer>());
+    streams.push_back(
+        pair.client.session.connect(request_to("10.0.0.2:80"), answers.back().get()));
+  }
+  pair.settle();
+  // HEADERS of stream 399: ":method: CONNECT" and ":path: /".
+  pair.server.take(std::string("\0\0\x0c\1\4\0\0\1\x8f\2\7CONNECT\4\1/", 21));
+  pair.server.session.pump();
+  CHECK(pair.server.malformed.size() == 1);
+  CHECK(pair.server.excesses.empty());
+  CHECK_FALSE(pair.server.session.calmed());
+  CHECK_FALSE(pair.server.session.over());
+  CHECK(pair.server.session.has_live_streams());
+}
+
+TEST_CASE("a header list that a few octets blow up is not read to its end") {
+  Pair pair;
+  pair.settle();
+  // A request's two fields, "x" with 4,000 octets into the dynamic table, 200 references to it.
+  std::string block("\2\7CONNECT\1\3a:1\x40\1x\x7f\xa1\x1e", 20);
+  block += std::string(4000, 'y') + std::string(200, '\xbe');
+  std::string frame("\0\0\0\1\4\0\0\0\1", 9);
+  frame[1] = static_cast<char>(block.size() >> 8U);
+  frame[2] = static_cast<char>(block.size() & 0xffU);
+  pair.server.take(frame + block);
+  pair.server.session.pump();
+  CHECK(pair.server.excesses == std::vector<std::string>{"a header list of more than 16 KiB"});
+  CHECK(pair.server.accepted.empty());
+  CHECK(pair.server.session.calmed());
+  CHECK(pair.server.session.over());
+}
+
+TEST_CASE("a header list over the limit is answered 503, and the next request as ever") {
+  Pair pair;
+  ConnectRequest request = request_to("10.0.0.2:80");
+  const std::size_t others = 7 + 7 + 32 + 10 + 11 + 32 + 9 + request.forwarded.size() + 32 + 7 + 32;
+  Answer most;
+  request.baggage = std::string(kMaxHeaderList - others, 'b');
+  const auto first = pair.client.session.connect(request, &most);
+  pair.settle();
+  CHECK(pair.server.accepted.size() == 1);
+  Answer more;
+  request.baggage += 'b';
+  const auto second = pair.client.session.connect(request, &more);
+  pair.settle();
+  CHECK(more.status == 503);
+  CHECK(pair.server.accepted.size() == 1);
+  CHECK(pair.server.excesses == std::vector<std::string>{"a header list of more than 16 KiB"});
+  Answer next;
+  const auto third = pair.client.session.connect(request_to("10.0.0.2:80"), &next);
+  pair.settle();
+  CHECK(pair.server.accepted.size() == 2);
 }
 
 TEST_CASE("resets are counted where they are sent and where they arrive") {

@@ -61,7 +61,7 @@ struct Peer final : TunnelOwner {
     world.loop.retire(std::move(tunnel));
   }
   void on_connect(Tunnel&, std::unique_ptr<HboneStream>, ConnectRequest) override {}
-  void on_malformed(Tunnel&, const std::string&) override {}
+  void on_refused(Tunnel&, telemetry::Flag, const std::string&) override {}
 
   World& world;
   Recorders recorders;
@@ -102,6 +102,59 @@ TEST_CASE("a tunnelled request for anything but the workload's endpoints is answ
   peer.ask("10.0.0.2:9080");
   CHECK(peer.answer.accepted == 1);
   CHECK(program->peers.size() == 1);
+}
+
+TEST_CASE("a request beyond a limit is logged with its caller and counted") {
+  World world;
+  world.open();
+  Peer peer(world, credential_for(kProduct));
+  peer.ask("10.0.0.2:9080", std::string(kMaxHeaderList, 'h'));
+  CHECK(peer.answer.status == 503);
+  CHECK(refusals(world, telemetry::Refusal::kLimit) == 1);
+  REQUIRE(world.b.refusals().size() == 1);
+  CHECK(world.b.refusals()[0].flag == telemetry::Flag::kOverload);
+  CHECK(world.b.refusals()[0].error == "a header list of more than 16 KiB");
+  CHECK(world.b.refusals()[0].labels.source.principal == kProduct.uri());
+  CHECK(world.b.refusals()[0].labels.destination.principal == kReviews.uri());
+  CHECK(world.b.recorders.reports.limits.size() == 1);
+  CHECK(peer.gone == 0);
+}
+
+TEST_CASE("unfinished handshakes are bounded, and the oldest give way to an honest one") {
+  World world;
+  world.open();
+  auto program = world.network.serve(at("10.0.0.2:9080"));
+  struct Dialled final : DialEvents {
+    void on_connected(std::unique_ptr<Stream> got) override {
+      silent.push_back(std::make_unique<FakePeer>(std::move(got)));
+    }
+    void on_dial_failed(const Error& why) override { FAIL(why.message); }
+    std::vector<std::unique_ptr<FakePeer>> silent;
+  } dialled;
+  DialOptions options;
+  options.to = at("10.0.0.2:15008");
+  for (std::size_t i = 0; i < kMaxHandshakes; ++i) {
+    const auto dial = world.network.dial(options, &dialled);
+    world.loop.run();
+  }
+  CHECK(world.b.recorders.reports.handshakes == 0);
+  CHECK(world.b.refusals().empty());
+  Peer peer(world, credential_for(kProduct));
+  peer.ask("10.0.0.2:9080");
+  CHECK(peer.answer.accepted == 1);
+  CHECK(world.b.recorders.reports.handshakes == 1);
+  REQUIRE(world.b.refusals().size() == 1);
+  CHECK(world.b.refusals()[0].flag == telemetry::Flag::kOverload);
+  CHECK(refusals(world, telemetry::Refusal::kLimit) == 1);
+  CHECK((dialled.silent[0]->ended || dialled.silent[0]->error));
+  CHECK_FALSE((dialled.silent[1]->ended || dialled.silent[1]->error));
+  // One handshake is done: there is room again.
+  const auto dial = world.network.dial(options, &dialled);
+  world.loop.run();
+  CHECK(world.b.recorders.reports.handshakes == 1);
+  world.loop.advance(kHandshakeTimeout + 2s);
+  CHECK(refusals(world, telemetry::Refusal::kTls) == kMaxHandshakes);
+  CHECK(world.b.recorders.metrics.tunnels_open(telemetry::Direction::kInbound).value() == 1);
 }
 
 TEST_CASE("a tunnelled request whose program does not answer is answered 503") {

@@ -87,8 +87,10 @@ struct RecordedReports final : ProxyReports {
     failed.push_back(to.text() + ": " + reason);
   }
   void descriptors_used_up() override { ++used_up; }
+  void handshakes_used_up() override { ++handshakes; }
   std::vector<std::string> refused;
   int used_up = 0;
+  int handshakes = 0;
   std::vector<telemetry::Flag> flags;
   std::vector<std::string> limits;
   std::vector<std::string> failed;
@@ -255,7 +257,9 @@ class FarAgent final : public AcceptEvents, public TunnelOwner {
     stream->respond(status);
     streams.push_back(std::move(stream));
   }
-  void on_malformed(Tunnel&, const std::string& reason) override { malformed.push_back(reason); }
+  void on_refused(Tunnel&, telemetry::Flag, const std::string& reason) override {
+    refused.push_back(reason);
+  }
 
   struct Gone {
     bool handshake;
@@ -267,7 +271,7 @@ class FarAgent final : public AcceptEvents, public TunnelOwner {
   std::vector<std::unique_ptr<Tunnel>> tunnels;
   std::vector<std::unique_ptr<HboneStream>> streams;
   std::vector<ConnectRequest> requests;
-  std::vector<std::string> malformed;
+  std::vector<std::string> refused;
   std::vector<Gone> gone;
 
  private:

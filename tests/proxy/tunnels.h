@@ -34,7 +34,9 @@ struct TunnelHolder final : TunnelOwner {
     stream->respond(200);
     accepted.push_back(std::move(stream));
   }
-  void on_malformed(Tunnel&, const std::string& what) override { malformed.push_back(what); }
+  void on_refused(Tunnel&, telemetry::Flag flag, const std::string& what) override {
+    (flag == telemetry::Flag::kOverload ? excesses : malformed).push_back(what);
+  }
 
   void open(Role role, std::unique_ptr<Stream> stream,
             const std::shared_ptr<const tls::Credential>& credential,
@@ -53,6 +55,7 @@ struct TunnelHolder final : TunnelOwner {
   std::unique_ptr<Tunnel> tunnel;
   std::vector<std::unique_ptr<HboneStream>> accepted;
   std::vector<std::string> malformed;
+  std::vector<std::string> excesses;
   std::function<void()> on_ready;
   int ready = 0;
   int changed = 0;
