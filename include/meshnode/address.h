@@ -42,6 +42,25 @@ class IpAddress {
   std::array<std::uint8_t, 16> bytes_{};
 };
 
+/// A block of addresses (CIDR, RFC 4632), all bits beyond the prefix zero.
+class IpPrefix {
+ public:
+  IpPrefix() = default;  ///< 0.0.0.0/0
+  /// "10.0.0.0/8" or "fd00::/8"; an address alone is no prefix. No bits beyond the length.
+  static Result<IpPrefix> parse(std::string_view text);
+
+  const IpAddress& base() const { return base_; }
+  Family family() const { return base_.family(); }
+  unsigned length() const { return length_; }
+  std::string text() const;
+
+  auto operator<=>(const IpPrefix&) const = default;
+
+ private:
+  IpAddress base_;
+  unsigned length_ = 0;
+};
+
 struct SocketAddress {
   IpAddress ip;
   std::uint16_t port = 0;

@@ -55,6 +55,8 @@ CaptureRequest make_capture_request(const model::Catalog& catalog, const snapsho
   CaptureRequest request;
   request.spec.capture_loopback = catalog.node.capture_loopback;
   request.spec.preserve_source = catalog.node.preserve_source_address;
+  request.spec.exclude_ports = catalog.node.exclude_ports;
+  request.spec.exclude_cidrs = catalog.node.exclude_cidrs;
   std::map<std::string, std::string> owners;
   for (const model::CatalogWorkload& workload : catalog.workloads) {
     const std::string name = workload.id.text();

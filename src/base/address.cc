@@ -114,6 +114,38 @@ std::string IpAddress::text() const {
   return out.data();
 }
 
+Result<IpPrefix> IpPrefix::parse(std::string_view text) {
+  const auto wrong = [&](std::string_view why) {
+    return fail(ErrorCode::kInvalid,
+                quoted(text) + " is not an address block: " + std::string(why));
+  };
+  const std::size_t slash = text.find('/');
+  if (slash == text.npos) return wrong("write it like 10.0.0.0/8 or fd00::/8");
+  auto base = IpAddress::parse(text.substr(0, slash));
+  if (!base) return wrong("write it like 10.0.0.0/8 or fd00::/8");
+  if (base->is_v4() && text.find(':') != text.npos) return wrong("write it as an IPv4 block");
+  const std::string_view digits = text.substr(slash + 1);
+  std::uint16_t length = 0;  // "0" to "65535" without leading zeros, as a port is written
+  const std::size_t bits = base->bytes().size() * 8;
+  if (!parse_port(digits, length) || length > bits) {
+    return wrong("the length is not 0 to " + std::to_string(bits));
+  }
+  IpPrefix prefix;
+  prefix.length_ = length;
+  std::array<std::uint8_t, 16> kept{};
+  const Bytes bytes = base->bytes();
+  for (std::size_t i = 0; i < bytes.size(); ++i) {
+    const std::size_t inside = std::clamp<std::size_t>(length, i * 8, i * 8 + 8) - i * 8;
+    kept[i] = static_cast<std::uint8_t>(bytes[i] & (0xff00U >> inside));
+  }
+  prefix.base_ = base->is_v4() ? IpAddress::v4({kept[0], kept[1], kept[2], kept[3]})
+                               : IpAddress::v6(kept);
+  if (prefix.base_ != *base) return wrong("it has bits beyond its length; write " + prefix.text());
+  return prefix;
+}
+
+std::string IpPrefix::text() const { return base_.text() + "/" + std::to_string(length_); }
+
 Result<SocketAddress> SocketAddress::parse(std::string_view text) {
   std::size_t colon = text.rfind(':');
   if (colon == text.npos) return not_a_socket_address(text);

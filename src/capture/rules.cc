@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <algorithm>
+#include <iterator>
 
 namespace meshnode::capture {
 namespace {
@@ -47,17 +48,30 @@ std::string owner_match(const Enrolled& workload) {
   return fmt::format("-m cgroup --path {}", quote(std::get<ByCgroup>(workload.owner).path));
 }
 
-std::vector<std::string> port_matches(const Enrolled& workload) {
+std::vector<std::string> port_matches(const std::vector<std::uint16_t>& all) {
   std::vector<std::string> matches;
-  for (std::size_t from = 0; from < workload.ports.size(); from += kPortsARule) {
-    const std::size_t to = std::min(from + kPortsARule, workload.ports.size());
+  for (std::size_t from = 0; from < all.size(); from += kPortsARule) {
+    const std::size_t to = std::min(from + kPortsARule, all.size());
     std::string list;
     for (std::size_t i = from; i < to; ++i) {
-      list += fmt::format("{}{}", i == from ? "" : ",", workload.ports[i]);
+      list += fmt::format("{}{}", i == from ? "" : ",", all[i]);
     }
     matches.push_back("-m multiport --dports " + list);
   }
   return matches;
+}
+
+/// What leaves the chain before anything of ours acts: `side` is "-s" for what comes in, "-d" for
+/// what goes out.
+void leave_out(OwnChain& chain, const Spec& spec, Family family, std::string_view side) {
+  for (const IpPrefix& prefix : spec.exclude_cidrs) {
+    if (prefix.family() == family) {
+      chain.rules.push_back(fmt::format("{} {} -j RETURN", side, prefix.text()));
+    }
+  }
+  for (const std::string& ports : port_matches(spec.exclude_ports)) {
+    chain.rules.push_back(fmt::format("{} {} -j RETURN", kSyn, ports));
+  }
 }
 
 bool can_bind(const Enrolled& workload, const HostFacts& facts) {
@@ -88,8 +102,9 @@ OwnTable mangle(const Spec& spec, Family family) {
   table.chains.push_back(
       {"MESHNODE_ANCHOR", {"-m conntrack --ctstate DNAT " + comment("anchor", "")}});
   OwnChain inbound{"MESHNODE_PREROUTING", {"-m addrtype ! --dst-type LOCAL -j RETURN"}};
+  leave_out(inbound, spec, family, "-s");
   for (const Enrolled& workload : spec.workloads) {
-    for (const std::string& ports : port_matches(workload)) {
+    for (const std::string& ports : port_matches(workload.ports)) {
       inbound.rules.push_back(
           fmt::format("{} {} {} -j TPROXY --on-port {} --on-ip {} --tproxy-mark {}", kSyn, ports,
                       comment("in", workload.name), kInboundPort,
@@ -121,6 +136,7 @@ OwnTable mangle(const Spec& spec, Family family) {
 
 OwnTable nat(const Spec& spec, const HostFacts& facts, Family family) {
   OwnChain output{"MESHNODE_OUTPUT", {with_own_mark() + " -j RETURN"}};
+  leave_out(output, spec, family, "-d");
   OwnChain local{"MESHNODE_LOCAL", {}};
   OwnChain declared{"MESHNODE_DECLARED", {}};
   OwnChain callers_chain{"MESHNODE_CALLERS", {}};
@@ -131,7 +147,7 @@ OwnTable nat(const Spec& spec, const HostFacts& facts, Family family) {
                                               comment("out", workload->name), to.text()));
   }
   for (const Enrolled& workload : spec.workloads) {
-    for (const std::string& ports : port_matches(workload)) {
+    for (const std::string& ports : port_matches(workload.ports)) {
       local.rules.push_back(fmt::format("{} {} {} -g MESHNODE_DECLARED", kSyn, ports,
                                         comment("local", workload.name)));
     }
@@ -151,7 +167,7 @@ OwnTable nat(const Spec& spec, const HostFacts& facts, Family family) {
   return table;
 }
 
-OwnChain input_backstop(const Spec& spec) {
+OwnChain input_backstop(const Spec& spec, Family family) {
   const std::string own_ports =
       fmt::format("-m multiport --dports {},{}", kOutboundPort, kInboundPort);
   OwnChain chain{"MESHNODE_INPUT", {}};
@@ -162,8 +178,15 @@ OwnChain input_backstop(const Spec& spec) {
   chain.rules.push_back(with_own_mark() + " -j RETURN");
   chain.rules.push_back(fmt::format("! -i lo -m mark --mark {} -j RETURN", mark(kInboundMark)));
   if (!spec.capture_loopback) chain.rules.push_back("-i lo -j RETURN");
+  leave_out(chain, spec, family, "-s");
+  for (const IpPrefix& prefix : spec.exclude_cidrs) {
+    // A caller on this host, left alone for the sake of where it goes.
+    if (prefix.family() == family) {
+      chain.rules.push_back(fmt::format("-d {} -i lo -j RETURN", prefix.text()));
+    }
+  }
   for (const Enrolled& workload : spec.workloads) {
-    for (const std::string& ports : port_matches(workload)) {
+    for (const std::string& ports : port_matches(workload.ports)) {
       chain.rules.push_back(fmt::format("{} {} {} {}", kSyn, ports,
                                         comment("bypass inbound", workload.name), kReset));
     }
@@ -174,6 +197,7 @@ OwnChain input_backstop(const Spec& spec) {
 OwnChain output_backstop(const Spec& spec, const HostFacts& facts, Family family) {
   OwnChain chain{"MESHNODE_OUTPUT", {with_own_mark() + " -j RETURN"}};
   chain.rules.push_back("-m conntrack --ctstate DNAT -j RETURN");
+  leave_out(chain, spec, family, "-d");
   if (family == Family::kV6) chain.rules.push_back("-d fe80::/10 -j RETURN");
   chain.rules.push_back("-m addrtype --dst-type LOCAL -j RETURN");
   for (const Enrolled* workload : callers(spec, facts)) {
@@ -185,7 +209,7 @@ OwnChain output_backstop(const Spec& spec, const HostFacts& facts, Family family
 
 OwnTable filter(const Spec& spec, const HostFacts& facts, Family family) {
   OwnTable table{"filter", {}, {}};
-  table.chains.push_back(input_backstop(spec));
+  table.chains.push_back(input_backstop(spec, family));
   table.chains.push_back(output_backstop(spec, facts, family));
   table.jumps.push_back(jump("INPUT", kSyn, "MESHNODE_INPUT"));
   if (family == Family::kV6) {
@@ -218,6 +242,10 @@ Ruleset rules(const Spec& spec, const HostFacts& facts, Family family) {
 
 Spec common(const Spec& a, const Spec& b) {
   Spec both;
+  std::set_union(a.exclude_ports.begin(), a.exclude_ports.end(), b.exclude_ports.begin(),
+                 b.exclude_ports.end(), std::back_inserter(both.exclude_ports));
+  std::set_union(a.exclude_cidrs.begin(), a.exclude_cidrs.end(), b.exclude_cidrs.begin(),
+                 b.exclude_cidrs.end(), std::back_inserter(both.exclude_cidrs));
   both.capture_loopback = a.capture_loopback && b.capture_loopback;
   both.preserve_source = a.preserve_source && b.preserve_source;
   for (const Enrolled& workload : a.workloads) {

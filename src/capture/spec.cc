@@ -4,6 +4,7 @@
 #include <meshnode/ids.h>
 #include <algorithm>
 #include <array>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
@@ -18,7 +19,6 @@ constexpr std::size_t kMaxEncoded = std::size_t{2} << 20;
 constexpr int kMaxDepth = 4;
 constexpr std::uint32_t kNoUser = 0xffffffff;  // (uid_t)-1 means "no change" to the kernel
 
-/// Every port that an agent listens on: capturing one would lead it to itself.
 constexpr std::array<std::uint16_t, 9> kOurPorts = {
     7946, 15000, kOutboundPort, kInboundPort, kTunnelPort, 15012, 15020, 15021, 15053};
 
@@ -58,7 +58,7 @@ Status check_ports(const Enrolled& workload) {
     if (port == 0 || !seen.insert(port).second) {
       return fail(invalid(fmt::format("{}: port {} is 0 or twice", workload.name, port)));
     }
-    if (std::find(kOurPorts.begin(), kOurPorts.end(), port) != kOurPorts.end()) {
+    if (is_own_port(port)) {
       return fail(invalid(
           fmt::format("{}: port {} is one of meshnode's own; move the program to another port",
                       workload.name, port)));
@@ -73,6 +73,28 @@ Status check_owner(const Enrolled& workload) {
     return fail(invalid(fmt::format("{}: {} is no user id", workload.name, kNoUser)));
   }
   return check_path(std::get<ByCgroup>(workload.owner).path);
+}
+
+Status check_excludes(const Spec& spec) {
+  if (spec.exclude_ports.size() > kMaxExcludes || spec.exclude_cidrs.size() > kMaxExcludes) {
+    return fail(invalid(fmt::format("more than {} ports or address blocks excluded",
+                                    kMaxExcludes)));
+  }
+  const auto ascending = [](const auto& values) {
+    return std::adjacent_find(values.begin(), values.end(), std::greater_equal<>()) == values.end();
+  };
+  if (!ascending(spec.exclude_ports) || !ascending(spec.exclude_cidrs)) {
+    return fail(invalid("what is excluded is not in order, or twice"));
+  }
+  if (!spec.exclude_ports.empty() && spec.exclude_ports.front() == 0) {
+    return fail(invalid("port 0 is excluded"));
+  }
+  for (const IpPrefix& prefix : spec.exclude_cidrs) {
+    if (prefix.length() < kWidestExclude) {
+      return fail(invalid(fmt::format("{} excludes too much", prefix.text())));
+    }
+  }
+  return {};
 }
 
 /// Before the parser, whose memory would grow with the depth.
@@ -137,7 +159,26 @@ Result<Enrolled> decode_workload(const nlohmann::json& from) {
   return workload;
 }
 
+Status decode_excludes(const nlohmann::json& all, Spec& spec) {
+  for (const nlohmann::json& entry : all["excludePorts"]) {
+    const auto port = number<std::uint16_t>(entry);
+    if (!port) return fail(invalid("an excluded port is not a number from 1 to 65535"));
+    spec.exclude_ports.push_back(*port);
+  }
+  for (const nlohmann::json& entry : all["excludeCidrs"]) {
+    if (!entry.is_string()) return fail(invalid("an excluded block is not a string"));
+    auto prefix = IpPrefix::parse(entry.get_ref<const std::string&>());
+    if (!prefix) return fail(invalid(prefix.error().message));
+    spec.exclude_cidrs.push_back(*prefix);
+  }
+  return {};
+}
+
 }  // namespace
+
+bool is_own_port(std::uint16_t port) {
+  return std::find(kOurPorts.begin(), kOurPorts.end(), port) != kOurPorts.end();
+}
 
 bool is_workload_name(std::string_view name) {
   const std::size_t slash = name.find('/');
@@ -172,6 +213,7 @@ Status check(const Spec& spec) {
   if (spec.workloads.size() > kMaxWorkloads) {
     return fail(invalid(fmt::format("more than {} workloads on one host", kMaxWorkloads)));
   }
+  if (auto excludes = check_excludes(spec); !excludes) return excludes;
   std::set<std::string> names;
   std::set<std::uint16_t> slots;
   std::set<std::uint32_t> users;
@@ -213,7 +255,11 @@ std::string encode(const Spec& spec) {
     }
     workloads.push_back(std::move(entry));
   }
+  nlohmann::json prefixes = nlohmann::json::array();
+  for (const IpPrefix& prefix : spec.exclude_cidrs) prefixes.push_back(prefix.text());
   const nlohmann::json all = {{"workloads", std::move(workloads)},
+                              {"excludePorts", spec.exclude_ports},
+                              {"excludeCidrs", std::move(prefixes)},
                               {"captureLoopback", spec.capture_loopback},
                               {"preserveSource", spec.preserve_source}};
   // A name that is not UTF-8 does not pass check(); encode() must not throw for it.
@@ -227,14 +273,18 @@ Result<Spec> decode(std::string_view text) {
   if (too_deep(text)) return fail(invalid("nested too deeply"));
   const nlohmann::json all = nlohmann::json::parse(text, nullptr, false);
   if (all.is_discarded()) return fail(invalid("not JSON"));
-  if (!has_exactly(all, {"workloads", "captureLoopback", "preserveSource"}) ||
+  if (!has_exactly(all, {"workloads", "captureLoopback", "preserveSource", "excludePorts",
+                         "excludeCidrs"}) ||
       !all["workloads"].is_array() || !all["captureLoopback"].is_boolean() ||
-      !all["preserveSource"].is_boolean()) {
-    return fail(invalid("expected exactly workloads, captureLoopback and preserveSource"));
+      !all["preserveSource"].is_boolean() || !all["excludePorts"].is_array() ||
+      !all["excludeCidrs"].is_array()) {
+    return fail(invalid("expected exactly workloads, captureLoopback, preserveSource, "
+                        "excludePorts and excludeCidrs"));
   }
   Spec spec;
   spec.capture_loopback = all["captureLoopback"].get<bool>();
   spec.preserve_source = all["preserveSource"].get<bool>();
+  if (auto excludes = decode_excludes(all, spec); !excludes) return fail(excludes.error());
   if (all["workloads"].size() > kMaxWorkloads) {
     return fail(invalid(fmt::format("more than {} workloads on one host", kMaxWorkloads)));
   }

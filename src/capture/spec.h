@@ -34,6 +34,10 @@ struct Spec {
   std::vector<Enrolled> workloads;
   bool capture_loopback = true;
   bool preserve_source = true;
+  /// Left alone: what goes to or comes in at these ports, goes to or comes from these addresses.
+  /// Ascending, so that two of the same meaning are equal.
+  std::vector<std::uint16_t> exclude_ports;
+  std::vector<IpPrefix> exclude_cidrs;
   bool operator==(const Spec&) const = default;
 };
 
@@ -46,6 +50,8 @@ inline constexpr std::uint32_t kMarkMask = 0xfff;
 
 inline constexpr std::size_t kMaxWorkloads = 1024;  ///< of one host
 inline constexpr std::size_t kMaxPorts = 64;        ///< of one workload
+inline constexpr std::size_t kMaxExcludes = 64;     ///< ports, and as many address blocks
+inline constexpr unsigned kWidestExclude = 7;       ///< length of a block: fc00::/7 is one
 inline constexpr std::uint16_t kMaxSlot = 65'000;
 
 /// 127.15.<slot/256>.<slot%256>, and the same in our IPv6 ULA prefix.
@@ -53,11 +59,15 @@ IpAddress capture_address(Family family, std::uint16_t slot);
 /// The slot that a capture address names; an error for any other address.
 Result<std::uint16_t> slot_of(const IpAddress& address);
 
+/// Whether an agent listens there; capturing it would lead it to itself.
+bool is_own_port(std::uint16_t port);
+
 /// Whether it is "namespace/name", both DNS labels.
 bool is_workload_name(std::string_view name);
 
-/// Bounds: kMaxWorkloads, kMaxPorts, unique slots 1 to 65,000, names and paths of printable
-/// characters only, no ".." in a path, no port of ours.
+/// Bounds: kMaxWorkloads, kMaxPorts, kMaxExcludes (ascending, no port 0, no block wider than /7),
+/// unique slots 1 to 65,000, names and paths of printable characters only, no ".." in a path, no
+/// port of ours.
 Status check(const Spec& spec);
 
 /// JSON, for the channel between worker and supervisor; decode() checks.

@@ -9,6 +9,8 @@ namespace {
 
 /// The supervisor takes at most this many ports a workload (capture/spec.h).
 constexpr std::size_t kMaxWorkloadPorts = 64;
+constexpr std::size_t kMaxExcludes = 64;
+constexpr unsigned kWidestExclude = 7;
 constexpr std::size_t kMaxPathBytes = 1024;
 
 bool is_plain_printable(std::string_view text) {
@@ -44,10 +46,37 @@ void decode_identity(NodeSpec& node, Fields& spec, Diagnostics& out) {
   node.trust_domain = trust_domain.value_or("");
 }
 
-void refuse_unless_empty(Fields& fields, std::string_view key) {
-  const Value* value = fields.get(key);
-  if (value == nullptr || (value->kind == Value::Kind::kList && value->items.empty())) return;
-  fields.refuse(key);
+template <class T>
+void drop_repeated(std::vector<T>& values) {
+  std::sort(values.begin(), values.end());
+  values.erase(std::unique(values.begin(), values.end()), values.end());
+}
+
+void decode_excludes(NodeSpec& node, Fields& capture, Diagnostics& out) {
+  for (const Value& item : capture.list("excludePorts", kMaxExcludes)) {
+    const bool port = item.kind == Value::Kind::kInteger && item.integer >= 1 &&
+                      item.integer <= 65535;
+    if (!port) {
+      out.add(item.at, "spec.capture.excludePorts: every entry is a port from 1 to 65535");
+      continue;
+    }
+    node.exclude_ports.push_back(static_cast<std::uint16_t>(item.integer));
+  }
+  for (const Fields::Item& item : capture.texts("excludeCidrs", kMaxExcludes)) {
+    auto prefix = IpPrefix::parse(item.text);
+    if (!prefix) {
+      capture.error_at(item.at, "excludeCidrs", prefix.error().message);
+    } else if (prefix->length() < kWidestExclude) {
+      capture.error_at(item.at, "excludeCidrs",
+                       fmt::format("{} is wider than /{}: name the networks that you mean, or "
+                                   "remove the Workloads",
+                                   prefix->text(), kWidestExclude));
+    } else {
+      node.exclude_cidrs.push_back(*prefix);
+    }
+  }
+  drop_repeated(node.exclude_ports);
+  drop_repeated(node.exclude_cidrs);
 }
 
 void decode_capture(NodeSpec& node, Fields& spec, Diagnostics& out) {
@@ -59,8 +88,7 @@ void decode_capture(NodeSpec& node, Fields& spec, Diagnostics& out) {
   }
   node.capture_loopback = capture.boolean("loopback").value_or(true);
   node.preserve_source_address = capture.boolean("preserveSourceAddress").value_or(true);
-  refuse_unless_empty(capture, "excludePorts");
-  refuse_unless_empty(capture, "excludeCidrs");
+  decode_excludes(node, capture, out);
   capture.finish();
 }
 

@@ -46,6 +46,8 @@ struct NodeSpec {
   std::string identity_directory = "/etc/meshnode/certs";
   bool capture_loopback = true;
   bool preserve_source_address = true;
+  std::vector<std::uint16_t> exclude_ports;
+  std::vector<IpPrefix> exclude_cidrs;
   unsigned proxy_threads = 0;  ///< 0: one per CPU the process may run on
   AccessLog access_log = AccessLog::kText;
   bool operator==(const NodeSpec&) const = default;

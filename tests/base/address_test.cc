@@ -124,6 +124,25 @@ TEST_CASE("what is no address and port does not parse") {
   CHECK(SocketAddress::parse("[::1]:65535")->port == 65535);
 }
 
+TEST_CASE("an address block survives its text form, and what is none is named") {
+  for (const char* text : {"0.0.0.0/0", "10.0.0.0/8", "10.1.2.3/32", "128.0.0.0/1", "::/0",
+                           "fd00::/8", "2001:db8::/33", "::1/128"}) {
+    CAPTURE(text);
+    CHECK(IpPrefix::parse(text).value().text() == text);
+  }
+  CHECK(IpPrefix::parse("10.0.0.0/8").value().length() == 8);
+  CHECK(IpPrefix::parse("10.0.0.0/8").value().family() == Family::kV4);
+  for (const char* text :
+       {"", "/", "10.0.0.0", "10.0.0.0/", "/8", "10.0.0.0/33", "fd00::/129", "10.0.0.0/-1",
+        "10.0.0.0/08", "10.0.0.0/8 ", " 10.0.0.0/8", "10.0.0.0/8/8", "10.0.0.0/255.0.0.0",
+        "10/8", "::ffff:10.0.0.0/104", "10.0.0.1/31", "0.0.0.1/0", "fd00::1/64"}) {
+    CAPTURE(text);
+    CHECK_FALSE(IpPrefix::parse(text).has_value());
+  }
+  CHECK_THAT(IpPrefix::parse("10.1.2.3/12").error().message,
+             Catch::Contains("it has bits beyond its length; write 10.0.0.0/12"));
+}
+
 TEST_CASE("address classes are told by their bits") {
   auto ip = [](const char* text) { return *IpAddress::parse(text); };
   CHECK(ip("127.255.0.1").is_loopback());

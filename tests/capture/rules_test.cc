@@ -162,6 +162,47 @@ TEST_CASE("switched off, loopback capture and source preservation leave no rule"
   CHECK(std::find(input.rules.begin(), input.rules.end(), "-i lo -j RETURN") != input.rules.end());
 }
 
+TEST_CASE("what is excluded leaves every chain before anything acts on it") {
+  Spec spec = shop();
+  for (std::uint16_t port = 22; port < 38; ++port) spec.exclude_ports.push_back(port);
+  spec.exclude_cidrs = {IpPrefix::parse("10.0.0.0/8").value(), IpPrefix::parse("fd00::/8").value()};
+  const auto family = GENERATE(Family::kV4, Family::kV6);
+  const std::string block = family == Family::kV4 ? "10.0.0.0/8" : "fd00::/8";
+  const std::string other = family == Family::kV4 ? "fd00::/8" : "10.0.0.0/8";
+  const Ruleset all = rules(spec, all_there(), family);
+  CHECK(restore_text({}, all).find(other) == std::string::npos);
+  const std::string syn = "-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN ";
+  struct Row {
+    const char* table;
+    const char* chain;
+    const char* side;
+    const char* acts;
+  };
+  for (const Row& row : {Row{"mangle", "MESHNODE_PREROUTING", "-s ", "TPROXY"},
+                         Row{"nat", "MESHNODE_OUTPUT", "-d ", "MESHNODE_CALLERS"},
+                         Row{"nat", "MESHNODE_OUTPUT", "-d ", "MESHNODE_LOCAL"},
+                         Row{"filter", "MESHNODE_INPUT", "-s ", "bypass inbound"},
+                         Row{"filter", "MESHNODE_OUTPUT", "-d ", "bypass outbound"}}) {
+    CAPTURE(row.table, row.chain);
+    const auto& chain = chain_of(all, row.table, row.chain).rules;
+    const auto at = [&](const std::string& rule) {
+      return std::find(chain.begin(), chain.end(), rule);
+    };
+    const auto acts = std::find_if(chain.begin(), chain.end(), [&](const std::string& rule) {
+      return rule.find(row.acts) != rule.npos;
+    });
+    REQUIRE(acts != chain.end());
+    CHECK(at(row.side + block + " -j RETURN") < acts);
+    CHECK(at(syn + "-m multiport --dports 22,23,24,25,26,27,28,29,30,31,32,33,34,35,36 -j RETURN") <
+          acts);
+    CHECK(at(syn + "-m multiport --dports 37 -j RETURN") < acts);
+  }
+  // Our own ports are no exception to be had: they refuse before anything is left out.
+  const auto& input = chain_of(all, "filter", "MESHNODE_INPUT").rules;
+  CHECK(input[0].find("bypass own-port") != std::string::npos);
+  CHECK(input[1].find("bypass own-port") != std::string::npos);
+}
+
 TEST_CASE("nothing enrolled keeps the anchor and captures nothing") {
   const std::string all = text(Spec{}, {}, Family::kV4);
   CHECK(all.find("-m conntrack --ctstate DNAT -m comment --comment \"meshnode anchor\"") !=
@@ -186,6 +227,11 @@ Spec any_spec() {
   Spec spec;
   spec.capture_loopback = *rc::gen::arbitrary<bool>();
   spec.preserve_source = *rc::gen::arbitrary<bool>();
+  const auto excluded = *rc::gen::inRange<std::uint16_t>(0, 65);
+  for (std::uint16_t i = 1; i <= excluded; ++i) {
+    spec.exclude_ports.push_back(i);
+    spec.exclude_cidrs.push_back(IpPrefix::parse("10.0." + std::to_string(i) + ".0/24").value());
+  }
   const int count = *rc::gen::inRange(0, 12);
   for (int i = 1; i <= count; ++i) {
     Enrolled workload{"ns/w" + std::to_string(i), static_cast<std::uint16_t>(i * 5000), {}, {}};
@@ -299,6 +345,9 @@ TEST_CASE("what two specs have in common is in both") {
   REQUIRE(both.workloads.size() == 1);
   CHECK(both.workloads[0].ports == std::vector<std::uint16_t>{9090});
   CHECK(common(before, before) == before);
+  before.exclude_ports = {22};
+  after.exclude_ports = {22, 25};
+  CHECK(common(before, after).exclude_ports == after.exclude_ports);
   after.capture_loopback = false;
   CHECK_FALSE(common(before, after).capture_loopback);
 }

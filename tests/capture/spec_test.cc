@@ -116,6 +116,33 @@ TEST_CASE("a cgroup path stays below its mount and in one line") {
   }
 }
 
+TEST_CASE("what is excluded is bounded, in order and never everything") {
+  Spec spec;
+  for (std::uint16_t port = 1; port <= kMaxExcludes; ++port) {
+    spec.exclude_ports.push_back(port);
+    spec.exclude_cidrs.push_back(IpPrefix::parse("10.0." + std::to_string(port) + ".0/24").value());
+  }
+  CHECK(check(spec));
+  Spec bad = spec;
+  bad.exclude_ports.push_back(99);
+  CHECK_FALSE(check(bad));
+  bad = spec;
+  bad.exclude_cidrs.push_back(IpPrefix::parse("fd00::/8").value());
+  CHECK_FALSE(check(bad));
+  bad = spec;
+  bad.exclude_ports[0] = 0;
+  CHECK_FALSE(check(bad));
+  bad.exclude_ports[0] = 2;
+  CHECK_FALSE(check(bad));
+  bad = spec;
+  bad.exclude_cidrs[0] = IpPrefix::parse("0.0.0.0/6").value();
+  CHECK_FALSE(check(bad));
+  bad.exclude_cidrs[0] = IpPrefix::parse("0.0.0.0/7").value();
+  CHECK(check(bad));
+  bad.exclude_cidrs[0] = spec.exclude_cidrs[1];
+  CHECK_FALSE(check(bad));
+}
+
 TEST_CASE("two workloads never share a name, a slot, a user or a cgroup") {
   const auto pair = [](const Enrolled& second) {
     Spec spec;
@@ -148,6 +175,11 @@ TEST_CASE("a spec survives the channel") {
     Spec spec;
     spec.capture_loopback = *rc::gen::arbitrary<bool>();
     spec.preserve_source = *rc::gen::arbitrary<bool>();
+    if (*rc::gen::arbitrary<bool>()) {
+      spec.exclude_ports = {22, 9100};
+      spec.exclude_cidrs = {IpPrefix::parse("10.0.0.0/8").value(),
+                            IpPrefix::parse("fd00::/8").value()};
+    }
     const int count = *rc::gen::inRange(0, 20);
     for (int i = 1; i <= count; ++i) {
       Enrolled workload{"ns/w" + std::to_string(i), static_cast<std::uint16_t>(i * 3), {}, {}};
@@ -167,7 +199,8 @@ TEST_CASE("a spec survives the channel") {
 }
 
 TEST_CASE("whatever is not exactly a spec does not decode") {
-  const std::string good = R"({"captureLoopback":true,"preserveSource":true,"workloads":[)"
+  const std::string good = R"({"captureLoopback":true,"preserveSource":true,)"
+                           R"("excludePorts":[22],"excludeCidrs":["10.0.0.0/8"],"workloads":[)"
                            R"({"name":"shop/web","slot":1,"user":1000,"ports":[8080]}]})";
   REQUIRE(decode(good));
   const auto replaced = [&](const std::string& what, const std::string& with_this) {

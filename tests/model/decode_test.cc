@@ -62,6 +62,12 @@ void refused(const std::vector<Bad>& cases) {
   }
 }
 
+std::string ports(int count) {
+  std::string list = "1";
+  for (int port = 2; port <= count; ++port) list += ", " + std::to_string(port);
+  return list;
+}
+
 const std::string kUser = "  match: {user: web}\n";
 const std::string kStatic =
     "  hosts: [a.example.com]\n  resolution: STATIC\n  ports: [{number: 80, name: http}]\n";
@@ -73,7 +79,7 @@ TEST_CASE("a Node says what the contract lists, and defaults the rest") {
       node("  address: 10.77.0.1\n  locality: eu/a/r7\n  trustDomain: example.internal\n"
            "  identity: {source: files, directory: /srv/certs}\n"
            "  capture: {onCrash: closed, loopback: false, preserveSourceAddress: false,\n"
-           "    excludePorts: [], excludeCidrs: []}\n"
+           "    excludePorts: [9100, 22, 9100], excludeCidrs: [fd00::/8, 10.1.0.0/16]}\n"
            "  proxy: {threads: 3}\n  accessLog: {format: \"off\"}\n"));
   CHECK(all.address == *IpAddress::parse("10.77.0.1"));
   CHECK(all.locality == "eu/a/r7");
@@ -82,6 +88,9 @@ TEST_CASE("a Node says what the contract lists, and defaults the rest") {
   CHECK(all.identity_directory == "/srv/certs");
   CHECK_FALSE(all.capture_loopback);
   CHECK_FALSE(all.preserve_source_address);
+  CHECK(all.exclude_ports == std::vector<std::uint16_t>{22, 9100});
+  CHECK(all.exclude_cidrs == std::vector<IpPrefix>{IpPrefix::parse("10.1.0.0/16").value(),
+                                                   IpPrefix::parse("fd00::/8").value()});
   CHECK(all.proxy_threads == 3);
   CHECK(all.access_log == NodeSpec::AccessLog::kOff);
 
@@ -111,8 +120,15 @@ TEST_CASE("a Node's mistakes are named") {
       {node("  identity: {source: vault}\n"), "\"vault\" is not known; use cluster, files"},
       {node("  capture: {onCrash: open}\n"), "open is not supported by this version"},
       {node("  capture: {onCrash: ajar}\n"), "is not known; use closed, open"},
-      {node("  capture: {excludePorts: [22]}\n"), "spec.capture.excludePorts: is not supported"},
-      {node("  capture: {excludeCidrs: [10.0.0.0/8]}\n"), "excludeCidrs: is not supported"},
+      {node("  capture: {excludePorts: [0]}\n"),
+       "5:28: spec.capture.excludePorts: every entry is a port"},
+      {node("  capture: {excludePorts: [\"22\"]}\n"), "every entry is a port from 1 to 65535"},
+      {node("  capture: {excludeCidrs: [10.0.0.1/8]}\n"),
+       "5:28: spec.capture.excludeCidrs: \"10.0.0.1/8\" is not an address block: it has bits "
+       "beyond its length; write 10.0.0.0/8"},
+      {node("  capture: {excludeCidrs: [\"::/0\"]}\n"), "::/0 is wider than /7: name the networks"},
+      {node("  capture: {excludeCidrs: [0.0.0.0/6]}\n"), "is wider than /7"},
+      {node("  capture: {excludePorts: [" + ports(65) + "]}\n"), "65 entries, at most 64"},
       {node("  capture: {loopback: yes}\n"),
        "expected true or false, found a string \"yes\"; write true or false without quotes"},
       {node("  proxy: {threads: 257}\n"), "257 is out of range; allowed is 0 to 256"},
