@@ -18,11 +18,13 @@
 #include "agent/proxy_threads.h"
 #include "agent/reports.h"
 #include "agent/status.h"
+#include "agent/undeclared.h"
 #include "base/log.h"
 #include "base/log_writer.h"
 #include "identity/files.h"
 #include "io/file_storage.h"
 #include "io/interfaces.h"
+#include "io/listening.h"
 #include "io/loop.h"
 #include "io/network.h"
 #include "io/watch.h"
@@ -37,6 +39,7 @@ namespace {
 constexpr Duration kLookEvery = std::chrono::seconds(2);
 // So many sockets fewer than there were are worth a walk over the heaps.
 constexpr std::size_t kBurst = 256;
+constexpr Duration kListenersEvery = std::chrono::seconds(5);
 constexpr Duration kAskIdleEvery = std::chrono::milliseconds(50);
 constexpr unsigned kMaxThreads = 64;
 
@@ -92,6 +95,7 @@ class Worker {
   std::string slots_path() const { return options_.state_dir + "/slots"; }
   void report_configuration();
   void report_capture();
+  void report_listeners();
   void send_capture();
   void return_memory();
   void serve_admin(const std::map<std::string, int>& by_name);
@@ -123,6 +127,9 @@ class Worker {
   bool ebbing_ = false;                // they were fewer at the last look than before
   CaptureRequest request_;
   bool request_sent_ = false;
+  Instant next_listeners_{};
+  std::string listeners_problem_;
+  CgroupOwners cgroups_;
   std::shared_ptr<const snapshot::Snapshot> snapshot_;
   std::uint64_t revision_ = 0;
   std::vector<std::pair<WorkloadId, std::string>> matches_;
@@ -255,6 +262,7 @@ void Worker::look() {
   save_slots();
   report_configuration();
   report_capture();
+  report_listeners();
   return_memory();
   look_timer_->start(kLookEvery);
 }
@@ -425,6 +433,34 @@ void Worker::report_configuration() {
     reports_.set(code, list);
     catalog_codes_.insert(code);
   }
+}
+
+void Worker::report_listeners() {
+  if (loop_.now() < next_listeners_ || !request_sent_) {
+    return;
+  }
+  next_listeners_ = loop_.now() + kListenersEvery;
+  const auto sockets = io::listening_sockets();
+  if (!sockets) {
+    if (std::exchange(listeners_problem_, sockets.error().message) != listeners_problem_) {
+      log::warn("agent", "undeclared listeners are not looked for",
+                {{"error", listeners_problem_}});
+    }
+    reports_.set("undeclared-listener", {});
+    return;
+  }
+  cgroups_.refresh(request_.spec, *sockets);
+  std::vector<Reports::Condition> conditions;
+  for (const auto& [workload, text] : undeclared_listeners(request_.spec, *sockets, cgroups_)) {
+    conditions.push_back({workload,
+                          "listens at " + text +
+                              ", which no Workload declares: what comes in there is neither "
+                              "captured nor encrypted",
+                          "declare the ports in the Workload, bind the program to loopback, or "
+                          "list the ports in the Node's capture.excludePorts",
+                          false});
+  }
+  reports_.set("undeclared-listener", conditions);
 }
 
 void Worker::report_capture() {

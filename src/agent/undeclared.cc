@@ -1,0 +1,106 @@
+#include "agent/undeclared.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+#include <variant>
+
+namespace meshnode::agent {
+namespace {
+
+bool owns(const capture::Enrolled& workload, const io::ListeningSocket& socket,
+          const CgroupOwners& cgroups) {
+  if (const auto* user = std::get_if<capture::ByUser>(&workload.owner)) {
+    return user->uid == socket.uid;
+  }
+  return cgroups.contains(std::get<capture::ByCgroup>(workload.owner).path, socket.cgroup);
+}
+
+/// As the rules have it (capture/rules.h): the deepest cgroup, then the user.
+const capture::Enrolled* owner_of(const capture::Spec& spec, const io::ListeningSocket& socket,
+                                  const CgroupOwners& cgroups) {
+  const capture::Enrolled* best = nullptr;
+  std::size_t longest = 0;
+  for (const capture::Enrolled& workload : spec.workloads) {
+    const auto* cgroup = std::get_if<capture::ByCgroup>(&workload.owner);
+    const std::size_t length = cgroup == nullptr ? 1 : 2 + cgroup->path.size();
+    if (length > longest && owns(workload, socket, cgroups)) {
+      best = &workload;
+      longest = length;
+    }
+  }
+  return best;
+}
+
+std::string in_words(const std::set<SocketAddress>& addresses) {
+  std::string text;
+  std::size_t named = 0;
+  for (const SocketAddress& address : addresses) {
+    if (named == kListenersNamed) {
+      return text + fmt::format(" and {} more", addresses.size() - named);
+    }
+    text += (named++ == 0 ? "" : ", ") + address.text();
+  }
+  return text;
+}
+
+}  // namespace
+
+void CgroupOwners::refresh(const capture::Spec& spec,
+                           const std::vector<io::ListeningSocket>& sockets) {
+  std::set<std::string> paths;
+  for (const capture::Enrolled& workload : spec.workloads) {
+    if (const auto* cgroup = std::get_if<capture::ByCgroup>(&workload.owner)) {
+      paths.insert(cgroup->path);
+    }
+  }
+  std::set<std::uint64_t> present;
+  for (const io::ListeningSocket& socket : sockets) {
+    present.insert(socket.cgroup);
+  }
+  const bool same_paths = std::equal(paths.begin(), paths.end(), trees_.begin(), trees_.end(),
+                                     [](const auto& path, const auto& tree) {
+                                       return path == tree.first;
+                                     });
+  if (same_paths && std::includes(seen_.begin(), seen_.end(), present.begin(), present.end())) {
+    return;
+  }
+  seen_ = std::move(present);
+  trees_.clear();
+  for (const std::string& path : paths) {
+    trees_[path] = io::cgroup_tree(path);
+  }
+}
+
+bool CgroupOwners::contains(const std::string& path, std::uint64_t cgroup) const {
+  const auto tree = trees_.find(path);
+  return tree != trees_.end() && tree->second.contains(cgroup);
+}
+
+std::map<std::string, std::string> undeclared_listeners(
+    const capture::Spec& spec, const std::vector<io::ListeningSocket>& sockets,
+    const CgroupOwners& cgroups) {
+  std::set<std::uint16_t> known(spec.exclude_ports.begin(), spec.exclude_ports.end());
+  for (const capture::Enrolled& workload : spec.workloads) {
+    known.insert(workload.ports.begin(), workload.ports.end());
+  }
+  std::map<std::string, std::set<SocketAddress>> found;
+  for (const io::ListeningSocket& socket : sockets) {
+    const SocketAddress& address = socket.address;
+    if (address.ip.is_loopback() || capture::is_own_port(address.port) ||
+        known.contains(address.port)) {
+      continue;
+    }
+    if (const capture::Enrolled* owner = owner_of(spec, socket, cgroups)) {
+      found[owner->name].insert(address);
+    }
+  }
+  std::map<std::string, std::string> texts;
+  for (const auto& [workload, addresses] : found) {
+    texts[workload] = in_words(addresses);
+  }
+  return texts;
+}
+
+}  // namespace meshnode::agent

@@ -1,0 +1,40 @@
+#pragma once
+/// Ports that a workload's programs listen at and no Workload declares: what comes in there is
+/// neither captured nor encrypted (contract: undeclared-listener).
+
+#include <cstdint>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "capture/spec.h"
+#include "io/listening.h"
+
+namespace meshnode::agent {
+
+/// Which cgroups lie within those that a spec enrolls. Kept, because a tree is dear to walk and
+/// only a cgroup not seen before can change the answer.
+class CgroupOwners {
+ public:
+  /// Walks the enrolled trees when `spec` enrolls others, or a socket lies in a cgroup not seen
+  /// since.
+  void refresh(const capture::Spec& spec, const std::vector<io::ListeningSocket>& sockets);
+  /// For tests.
+  void set(const std::string& path, std::set<std::uint64_t> inodes) { trees_[path] = inodes; }
+  bool contains(const std::string& path, std::uint64_t cgroup) const;
+
+ private:
+  std::map<std::string, std::set<std::uint64_t>> trees_;
+  std::set<std::uint64_t> seen_;
+};
+
+inline constexpr std::size_t kListenersNamed = 5;
+
+/// Of each workload that has such listeners the addresses, for people: the first kListenersNamed
+/// and how many more. Loopback, meshnode's own ports and excluded ports are nobody's concern.
+std::map<std::string, std::string> undeclared_listeners(
+    const capture::Spec& spec, const std::vector<io::ListeningSocket>& sockets,
+    const CgroupOwners& cgroups);
+
+}  // namespace meshnode::agent
