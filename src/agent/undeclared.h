@@ -6,6 +6,7 @@
 #include <map>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "capture/spec.h"
@@ -17,15 +18,17 @@ namespace meshnode::agent {
 /// only a cgroup not seen before can change the answer.
 class CgroupOwners {
  public:
+  using Trees = std::map<std::string, std::set<std::uint64_t>>;  ///< inodes by enrolled path
+  CgroupOwners() = default;
+  explicit CgroupOwners(Trees trees) : trees_(std::move(trees)) {}
+
   /// Walks the enrolled trees when `spec` enrolls others, or a socket lies in a cgroup not seen
   /// since.
   void refresh(const capture::Spec& spec, const std::vector<io::ListeningSocket>& sockets);
-  /// For tests.
-  void set(const std::string& path, std::set<std::uint64_t> inodes) { trees_[path] = inodes; }
   bool contains(const std::string& path, std::uint64_t cgroup) const;
 
  private:
-  std::map<std::string, std::set<std::uint64_t>> trees_;
+  Trees trees_;
   std::set<std::uint64_t> seen_;
 };
 

@@ -19,9 +19,7 @@ capture::Spec shop() {
 }
 
 std::map<std::string, std::string> look(const std::vector<io::ListeningSocket>& sockets) {
-  CgroupOwners cgroups;
-  cgroups.set("jobs.slice", {7, 8});
-  cgroups.set("jobs.slice/night", {8});
+  const CgroupOwners cgroups({{"jobs.slice", {7, 8}}, {"jobs.slice/night", {8}}});
   return undeclared_listeners(shop(), sockets, cgroups);
 }
 
