@@ -3,6 +3,7 @@
 /// simulator bring their own. Thread: everything belongs to the loop it came from.
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <meshnode/address.h>
 #include <meshnode/bytes.h>
@@ -82,6 +83,8 @@ class Listener {
 
 struct DialOptions {
   SocketAddress to;
+  /// In whose network namespace: the slot of a workload enrolled by one, 0 for the agent's own.
+  std::uint16_t space = 0;
   /// Bind here first. An address that is not the host's needs `transparent`.
   std::optional<IpAddress> source;
   /// IP_TRANSPARENT, with a source port of our own choosing (design §6, source preservation).

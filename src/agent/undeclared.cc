@@ -14,7 +14,8 @@ bool owns(const capture::Enrolled& workload, const io::ListeningSocket& socket,
   if (const auto* user = std::get_if<capture::ByUser>(&workload.owner)) {
     return user->uid == socket.uid;
   }
-  return cgroups.contains(std::get<capture::ByCgroup>(workload.owner).path, socket.cgroup);
+  const auto* cgroup = std::get_if<capture::ByCgroup>(&workload.owner);
+  return cgroup != nullptr && cgroups.contains(cgroup->path, socket.cgroup);
 }
 
 /// As the rules have it (capture/rules.h): the deepest cgroup, then the user.

@@ -95,6 +95,25 @@ bool has_ipv6(const Kernel& kernel) {
   return addresses && !addresses->empty();
 }
 
+bool is_of_namespace(const Spec& spec) {
+  return std::any_of(spec.workloads.begin(), spec.workloads.end(), [](const Enrolled& workload) {
+    return std::holds_alternative<ByNamespace>(workload.owner);
+  });
+}
+
+/// cgroups(7): "0::/path" is the line of the unified hierarchy.
+Result<std::string> own_cgroup(const Kernel& kernel) {
+  constexpr std::string_view kUnified = "0::/";
+  auto all = kernel.read("/proc/self/cgroup");
+  if (!all) return fail(all.error());
+  for (std::string_view rest = *all; !rest.empty();) {
+    const std::string_view line = rest.substr(0, rest.find('\n'));
+    if (line.starts_with(kUnified)) return std::string(line.substr(kUnified.size()));
+    rest.remove_prefix(std::min(line.size() + 1, rest.size()));
+  }
+  return std::string();
+}
+
 std::string describe(const CgroupFact& before, const CgroupFact& now) {
   if (before.inode == 0) return fmt::format("cgroup {}: appeared", now.path);
   if (now.inode == 0) return fmt::format("cgroup {}: was removed", now.path);
@@ -143,6 +162,11 @@ Result<std::vector<std::string>> remove_backend(Kernel& kernel, Family family,
 Result<HostFacts> Applier::look(const Spec& spec) const {
   HostFacts facts;
   facts.ipv6 = has_ipv6(kernel_);
+  if (is_of_namespace(spec)) {
+    auto own = own_cgroup(kernel_);
+    if (!own) return fail(own.error());
+    facts.own_cgroup = std::move(*own);
+  }
   for (const Enrolled& workload : spec.workloads) {
     const auto* cgroup = std::get_if<ByCgroup>(&workload.owner);
     if (cgroup == nullptr) continue;

@@ -41,11 +41,40 @@ std::string quote(std::string_view text) {
   return out + "\"";
 }
 
-std::string owner_match(const Enrolled& workload) {
-  if (const auto* user = std::get_if<ByUser>(&workload.owner)) {
-    return fmt::format("-m owner --uid-owner {}", user->uid);
+std::string host(const IpAddress& ip) {
+  return fmt::format("{}/{}", ip.text(), ip.is_v4() ? 32 : 128);
+}
+
+const IpAddress* own_address(const Enrolled& workload) {
+  const auto* at = std::get_if<ByAddress>(&workload.owner);
+  return at != nullptr ? &at->address : nullptr;
+}
+
+bool concerns(const Enrolled& workload, Family family) {
+  const IpAddress* own = own_address(workload);
+  return own == nullptr || own->family() == family;
+}
+
+/// A SYN that the workload's programs send.
+std::string sends(const Enrolled& workload) {
+  if (const IpAddress* own = own_address(workload)) {
+    // A program that dials an address of its own host without a bind() gets it as its source too.
+    return fmt::format("-s {} ! -d {} {}", host(*own), host(*own), kSyn);
   }
-  return fmt::format("-m cgroup --path {}", quote(std::get<ByCgroup>(workload.owner).path));
+  if (const auto* user = std::get_if<ByUser>(&workload.owner)) {
+    return fmt::format("{} -m owner --uid-owner {}", kSyn, user->uid);
+  }
+  if (const auto* cgroup = std::get_if<ByCgroup>(&workload.owner)) {
+    return fmt::format("{} -m cgroup --path {}", kSyn, quote(cgroup->path));
+  }
+  return std::string(kSyn);  // all of its namespace
+}
+
+/// A SYN for one of its declared ports, without those.
+std::string comes_to(const Enrolled& workload) {
+  const IpAddress* own = own_address(workload);
+  return own == nullptr ? std::string(kSyn)
+                        : fmt::format("-d {} {}", host(*own), kSyn);
 }
 
 std::vector<std::string> port_matches(const std::vector<std::uint16_t>& all) {
@@ -79,17 +108,18 @@ bool can_bind(const Enrolled& workload, const HostFacts& facts) {
   return cgroup == nullptr || facts.exists(cgroup->path);
 }
 
-/// Depth in the cgroup tree; users last.
+/// Depth in the cgroup tree; then users, and addresses last, which any program may bind to.
 long specificity(const Enrolled& workload) {
+  if (std::holds_alternative<ByAddress>(workload.owner)) return -1;
   const auto* cgroup = std::get_if<ByCgroup>(&workload.owner);
   if (cgroup == nullptr) return 0;
   return 1 + std::count(cgroup->path.begin(), cgroup->path.end(), '/');
 }
 
-std::vector<const Enrolled*> callers(const Spec& spec, const HostFacts& facts) {
+std::vector<const Enrolled*> callers(const Spec& spec, const HostFacts& facts, Family family) {
   std::vector<const Enrolled*> bound;
   for (const Enrolled& workload : spec.workloads) {
-    if (can_bind(workload, facts)) bound.push_back(&workload);
+    if (can_bind(workload, facts) && concerns(workload, family)) bound.push_back(&workload);
   }
   std::stable_sort(bound.begin(), bound.end(), [](const Enrolled* a, const Enrolled* b) {
     return specificity(*a) > specificity(*b);
@@ -97,16 +127,26 @@ std::vector<const Enrolled*> callers(const Spec& spec, const HostFacts& facts) {
   return bound;
 }
 
-OwnTable mangle(const Spec& spec, Family family) {
+OwnTable mangle(const Spec& spec, const HostFacts& facts, Family family) {
   OwnTable table{"mangle", {}, {}};
+  if (!facts.own_cgroup.empty()) {
+    table.chains.push_back({"MESHNODE_FOREIGN",
+                            {fmt::format("-m cgroup ! --path {} {} -j MARK --set-xmark 0x0/{:#x}",
+                                         quote(facts.own_cgroup), comment("not our mark", ""),
+                                         kMarkMask)}});
+    table.jumps.push_back(
+        jump("OUTPUT", fmt::format("{} {}", kSyn, with_own_mark()), "MESHNODE_FOREIGN"));
+  }
   table.chains.push_back(
       {"MESHNODE_ANCHOR", {"-m conntrack --ctstate DNAT " + comment("anchor", "")}});
   OwnChain inbound{"MESHNODE_PREROUTING", {"-m addrtype ! --dst-type LOCAL -j RETURN"}};
   leave_out(inbound, spec, family, "-s");
   for (const Enrolled& workload : spec.workloads) {
+    if (!concerns(workload, family)) continue;
     for (const std::string& ports : port_matches(workload.ports)) {
       inbound.rules.push_back(
-          fmt::format("{} {} {} -j TPROXY --on-port {} --on-ip {} --tproxy-mark {}", kSyn, ports,
+          fmt::format("{} {} {} -j TPROXY --on-port {} --on-ip {} --tproxy-mark {}",
+                      comes_to(workload), ports,
                       comment("in", workload.name), kInboundPort,
                       family == Family::kV4 ? "0.0.0.0" : "::", mark(kInboundMark)));
     }
@@ -140,15 +180,16 @@ OwnTable nat(const Spec& spec, const HostFacts& facts, Family family) {
   OwnChain local{"MESHNODE_LOCAL", {}};
   OwnChain declared{"MESHNODE_DECLARED", {}};
   OwnChain callers_chain{"MESHNODE_CALLERS", {}};
-  for (const Enrolled* workload : callers(spec, facts)) {
+  for (const Enrolled* workload : callers(spec, facts, family)) {
     const SocketAddress to{capture_address(family, workload->slot), kOutboundPort};
-    callers_chain.rules.push_back(fmt::format("{} {} {} -j DNAT --to-destination {}", kSyn,
-                                              owner_match(*workload),
-                                              comment("out", workload->name), to.text()));
+    callers_chain.rules.push_back(fmt::format("{} {} -j DNAT --to-destination {}",
+                                              sends(*workload), comment("out", workload->name),
+                                              to.text()));
   }
   for (const Enrolled& workload : spec.workloads) {
+    if (!concerns(workload, family)) continue;
     for (const std::string& ports : port_matches(workload.ports)) {
-      local.rules.push_back(fmt::format("{} {} {} -g MESHNODE_DECLARED", kSyn, ports,
+      local.rules.push_back(fmt::format("{} {} {} -g MESHNODE_DECLARED", comes_to(workload), ports,
                                         comment("local", workload.name)));
     }
   }
@@ -186,8 +227,9 @@ OwnChain input_backstop(const Spec& spec, Family family) {
     }
   }
   for (const Enrolled& workload : spec.workloads) {
+    if (!concerns(workload, family)) continue;
     for (const std::string& ports : port_matches(workload.ports)) {
-      chain.rules.push_back(fmt::format("{} {} {} {}", kSyn, ports,
+      chain.rules.push_back(fmt::format("{} {} {} {}", comes_to(workload), ports,
                                         comment("bypass inbound", workload.name), kReset));
     }
   }
@@ -200,8 +242,8 @@ OwnChain output_backstop(const Spec& spec, const HostFacts& facts, Family family
   leave_out(chain, spec, family, "-d");
   if (family == Family::kV6) chain.rules.push_back("-d fe80::/10 -j RETURN");
   chain.rules.push_back("-m addrtype --dst-type LOCAL -j RETURN");
-  for (const Enrolled* workload : callers(spec, facts)) {
-    chain.rules.push_back(fmt::format("{} {} {} {}", kSyn, owner_match(*workload),
+  for (const Enrolled* workload : callers(spec, facts, family)) {
+    chain.rules.push_back(fmt::format("{} {} {}", sends(*workload),
                                       comment("bypass outbound", workload->name), kReset));
   }
   return chain;
@@ -237,7 +279,7 @@ std::vector<std::string> waiting(const Spec& spec, const HostFacts& facts) {
 }
 
 Ruleset rules(const Spec& spec, const HostFacts& facts, Family family) {
-  return {mangle(spec, family), nat(spec, facts, family), filter(spec, facts, family)};
+  return {mangle(spec, facts, family), nat(spec, facts, family), filter(spec, facts, family)};
 }
 
 Spec common(const Spec& a, const Spec& b) {

@@ -26,7 +26,12 @@
 /// pass in nat OUTPUT, and so does loopback input in the backstop.
 ///
 /// Cgroups are matched before users, deeper cgroups before their parents: the narrower statement
-/// names the caller. `user` means the user that created the socket.
+/// names the caller. `user` means the user that created the socket. Addresses come last, since any
+/// program may bind to one; such a workload's ports are declared at that address alone.
+///
+/// In the network namespace of a workload (of_namespace(): one workload, which is everything in
+/// it) mangle OUTPUT begins by taking our mark off every SYN that is not of the agent's cgroup:
+/// containers commonly have CAP_NET_RAW, and with it could mark their own.
 ///
 /// MESHNODE_ANCHOR in mangle is not called by anyone: a rule with -m conntrack keeps connection
 /// tracking on while it exists, also after the last NAT rule is gone, without which live steered
@@ -59,6 +64,9 @@ struct CgroupFact {
 struct HostFacts {
   bool ipv6 = false;
   std::vector<CgroupFact> cgroups;  ///< of every ByCgroup, in order of the workloads
+  /// For the rules of another network namespace: the agent's cgroup, below the cgroup2 mount;
+  /// empty when it is the root, which tells nobody apart.
+  std::string own_cgroup{};
   bool exists(std::string_view path) const;
   bool operator==(const HostFacts&) const = default;
 };
@@ -66,7 +74,7 @@ struct HostFacts {
 /// Names of workloads that cannot be bound yet.
 std::vector<std::string> waiting(const Spec& spec, const HostFacts& facts);
 
-/// `spec` must have passed check(). Workloads whose cgroup does not exist have no outbound rules.
+/// `spec` must have passed check() and be of_host() or of_namespace(). Workloads whose cgroup does not exist have no outbound rules.
 /// Tables in the order mangle, nat, filter, so that a backstop never comes before its steering.
 Ruleset rules(const Spec& spec, const HostFacts& facts, Family family);
 

@@ -18,6 +18,7 @@ constexpr std::size_t kMaxPath = 511;  // XT_CGROUP_PATH_MAX is 512 with the fin
 constexpr std::size_t kMaxEncoded = std::size_t{2} << 20;
 constexpr int kMaxDepth = 4;
 constexpr std::uint32_t kNoUser = 0xffffffff;  // (uid_t)-1 means "no change" to the kernel
+constexpr std::uint32_t kMaxPid = 4'194'304;   // PID_MAX_LIMIT of 64-bit kernels
 
 constexpr std::array<std::uint16_t, 9> kOurPorts = {
     7946, 15000, kOutboundPort, kInboundPort, kTunnelPort, 15012, 15020, 15021, 15053};
@@ -67,12 +68,39 @@ Status check_ports(const Enrolled& workload) {
   return {};
 }
 
+Status check_namespace(const Enrolled& workload, const ByNamespace& place) {
+  if (place.path.empty() == (place.pid == 0) || place.pid > kMaxPid) {
+    return fail(invalid(fmt::format("{}: a network namespace is named by a path or by a process "
+                                    "id of 1 to {}",
+                                    workload.name, kMaxPid)));
+  }
+  if (place.path.empty()) return {};
+  if (place.path.front() != '/') {
+    return fail(invalid(fmt::format("{}: the network namespace {} is not an absolute path",
+                                    workload.name, meshnode::quoted(place.path))));
+  }
+  return check_path(std::string_view(place.path).substr(1));
+}
+
+Status check_address(const Enrolled& workload, const IpAddress& address) {
+  if (!address.is_loopback() && !address.is_unspecified() && !address.is_multicast() &&
+      !address.is_link_local()) {
+    return {};
+  }
+  return fail(invalid(fmt::format("{}: {} is no address that a workload can be told by",
+                                  workload.name, address.text())));
+}
+
 Status check_owner(const Enrolled& workload) {
   if (const auto* user = std::get_if<ByUser>(&workload.owner)) {
     if (user->uid != kNoUser) return {};
     return fail(invalid(fmt::format("{}: {} is no user id", workload.name, kNoUser)));
   }
-  return check_path(std::get<ByCgroup>(workload.owner).path);
+  if (const auto* cgroup = std::get_if<ByCgroup>(&workload.owner)) return check_path(cgroup->path);
+  if (const auto* at = std::get_if<ByAddress>(&workload.owner)) {
+    return check_address(workload, at->address);
+  }
+  return check_namespace(workload, std::get<ByNamespace>(workload.owner));
 }
 
 Status check_excludes(const Spec& spec) {
@@ -131,10 +159,42 @@ std::optional<Number> number(const nlohmann::json& value) {
   return static_cast<Number>(wide);
 }
 
+Result<Owner> decode_owner(std::string_view by, const nlohmann::json& value) {
+  const auto id = number<std::uint32_t>(value);
+  if (by == "user" && id) return Owner(ByUser{*id});
+  if (by == "pid" && id) return Owner(ByNamespace{{}, *id});
+  if (by == "cgroup" && value.is_string()) return Owner(ByCgroup{value.get<std::string>()});
+  if (by == "netns" && value.is_string()) return Owner(ByNamespace{value.get<std::string>(), 0});
+  if (by == "address" && value.is_string()) {
+    auto address = IpAddress::parse(value.get_ref<const std::string&>());
+    if (!address) return fail(invalid(address.error().message));
+    return Owner(ByAddress{*address});
+  }
+  return fail(invalid(fmt::format("a workload's {} has the wrong type", by)));
+}
+
+void encode_owner(const Owner& owner, nlohmann::json& entry) {
+  if (const auto* user = std::get_if<ByUser>(&owner)) {
+    entry["user"] = user->uid;
+  } else if (const auto* cgroup = std::get_if<ByCgroup>(&owner)) {
+    entry["cgroup"] = cgroup->path;
+  } else if (const auto* at = std::get_if<ByAddress>(&owner)) {
+    entry["address"] = at->address.text();
+  } else if (const auto& place = std::get<ByNamespace>(owner); place.pid != 0) {
+    entry["pid"] = place.pid;
+  } else {
+    entry["netns"] = place.path;
+  }
+}
+
 Result<Enrolled> decode_workload(const nlohmann::json& from) {
-  const bool by_user = has_exactly(from, {"name", "slot", "user", "ports"});
-  if (!by_user && !has_exactly(from, {"name", "slot", "cgroup", "ports"})) {
-    return fail(invalid("a workload has exactly name, slot, ports and one of user, cgroup"));
+  constexpr std::array<const char*, 5> kOwners = {"user", "cgroup", "address", "netns", "pid"};
+  const auto by = std::find_if(kOwners.begin(), kOwners.end(), [&](const char* owner) {
+    return has_exactly(from, {"name", "slot", owner, "ports"});
+  });
+  if (by == kOwners.end()) {
+    return fail(invalid("a workload has exactly name, slot, ports and one of user, cgroup, "
+                        "address, netns, pid"));
   }
   const auto slot = number<std::uint16_t>(from["slot"]);
   if (!from["name"].is_string() || !slot || !from["ports"].is_array()) {
@@ -143,14 +203,9 @@ Result<Enrolled> decode_workload(const nlohmann::json& from) {
   Enrolled workload;
   workload.name = from["name"].get<std::string>();
   workload.slot = *slot;
-  if (by_user) {
-    const auto uid = number<std::uint32_t>(from["user"]);
-    if (!uid) return fail(invalid("a workload's user is not a user id"));
-    workload.owner = ByUser{*uid};
-  } else {
-    if (!from["cgroup"].is_string()) return fail(invalid("a workload's cgroup is not a string"));
-    workload.owner = ByCgroup{from["cgroup"].get<std::string>()};
-  }
+  auto owner = decode_owner(*by, from[*by]);
+  if (!owner) return fail(owner.error());
+  workload.owner = std::move(*owner);
   for (const nlohmann::json& entry : from["ports"]) {
     const auto port = number<std::uint16_t>(entry);
     if (!port) return fail(invalid("a workload's port is not a number from 1 to 65535"));
@@ -186,6 +241,29 @@ bool is_workload_name(std::string_view name) {
          is_dns_label(name.substr(slash + 1));
 }
 
+Spec of_host(const Spec& spec) {
+  Spec host = spec;
+  std::erase_if(host.workloads, [](const Enrolled& workload) {
+    return std::holds_alternative<ByNamespace>(workload.owner);
+  });
+  return host;
+}
+
+Spec of_namespace(const Spec& spec, const Enrolled& workload) {
+  Spec inside = spec;
+  inside.workloads = {workload};
+  return inside;
+}
+
+std::string text_of(const Owner& owner) {
+  if (const auto* user = std::get_if<ByUser>(&owner)) return fmt::format("uid {}", user->uid);
+  if (const auto* cgroup = std::get_if<ByCgroup>(&owner)) return "cgroup " + cgroup->path;
+  if (const auto* at = std::get_if<ByAddress>(&owner)) return "address " + at->address.text();
+  const auto& place = std::get<ByNamespace>(owner);
+  return place.pid != 0 ? fmt::format("network namespace of process {}", place.pid)
+                        : "network namespace " + place.path;
+}
+
 IpAddress capture_address(Family family, std::uint16_t slot) {
   const auto high = static_cast<std::uint8_t>(slot >> 8);
   const auto low = static_cast<std::uint8_t>(slot & 0xff);
@@ -216,8 +294,7 @@ Status check(const Spec& spec) {
   if (auto excludes = check_excludes(spec); !excludes) return excludes;
   std::set<std::string> names;
   std::set<std::uint16_t> slots;
-  std::set<std::uint32_t> users;
-  std::set<std::string> cgroups;
+  std::set<std::string> owners;
   for (const Enrolled& workload : spec.workloads) {
     if (!is_workload_name(workload.name) || !names.insert(workload.name).second) {
       return fail(invalid(fmt::format("workload {}: not \"namespace/name\", or twice",
@@ -229,15 +306,10 @@ Status check(const Spec& spec) {
     }
     if (auto owner = check_owner(workload); !owner) return owner;
     if (auto ports = check_ports(workload); !ports) return ports;
-    const auto* user = std::get_if<ByUser>(&workload.owner);
-    const bool fresh = user != nullptr
-                           ? users.insert(user->uid).second
-                           : cgroups.insert(std::get<ByCgroup>(workload.owner).path).second;
-    if (!fresh) {
-      return fail(invalid(fmt::format(
-          "{}: another workload has the same user or cgroup, so its callers have no one name; "
-          "give each its own",
-          workload.name)));
+    if (!owners.insert(text_of(workload.owner)).second) {
+      return fail(invalid(fmt::format("{}: another workload has the same {}, so its callers have "
+                                      "no one name; give each its own",
+                                      workload.name, text_of(workload.owner))));
     }
   }
   return {};
@@ -248,11 +320,7 @@ std::string encode(const Spec& spec) {
   for (const Enrolled& workload : spec.workloads) {
     nlohmann::json entry = {
         {"name", workload.name}, {"slot", workload.slot}, {"ports", workload.ports}};
-    if (const auto* user = std::get_if<ByUser>(&workload.owner)) {
-      entry["user"] = user->uid;
-    } else {
-      entry["cgroup"] = std::get<ByCgroup>(workload.owner).path;
-    }
+    encode_owner(workload.owner, entry);
     workloads.push_back(std::move(entry));
   }
   nlohmann::json prefixes = nlohmann::json::array();

@@ -21,11 +21,23 @@ struct ByCgroup {
   std::string path;  ///< below the cgroup2 mount, no leading slash
   bool operator==(const ByCgroup&) const = default;
 };
+/// Whatever leaves the host from this address of its own, and comes in at it.
+struct ByAddress {
+  IpAddress address;
+  bool operator==(const ByAddress&) const = default;
+};
+/// Everything in another network namespace; its rules and sockets are inside it.
+struct ByNamespace {
+  std::string path;       ///< of an nsfs file, absolute; empty when it is named by a process
+  std::uint32_t pid = 0;  ///< a process in it; 0 when it is named by a path
+  bool operator==(const ByNamespace&) const = default;
+};
+using Owner = std::variant<ByUser, ByCgroup, ByAddress, ByNamespace>;
 
 struct Enrolled {
   std::string name;  ///< "namespace/name", for comments and status
   std::uint16_t slot = 0;
-  std::variant<ByUser, ByCgroup> owner;
+  Owner owner;
   std::vector<std::uint16_t> ports;  ///< declared inbound
   bool operator==(const Enrolled&) const = default;
 };
@@ -54,6 +66,15 @@ inline constexpr std::size_t kMaxExcludes = 64;     ///< ports, and as many addr
 inline constexpr unsigned kWidestExclude = 7;       ///< length of a block: fc00::/7 is one
 inline constexpr std::uint16_t kMaxSlot = 65'000;
 
+/// What of `spec` concerns the agent's own network namespace, and what that of `workload`, which is
+/// enrolled by one.
+Spec of_host(const Spec& spec);
+Spec of_namespace(const Spec& spec, const Enrolled& workload);
+
+/// For people: "uid 5", "cgroup a/b", "address 10.0.0.5", "network namespace /run/netns/a". No two
+/// workloads have the same.
+std::string text_of(const Owner& owner);
+
 /// 127.15.<slot/256>.<slot%256>, and the same in our IPv6 ULA prefix.
 IpAddress capture_address(Family family, std::uint16_t slot);
 /// The slot that a capture address names; an error for any other address.
@@ -66,8 +87,8 @@ bool is_own_port(std::uint16_t port);
 bool is_workload_name(std::string_view name);
 
 /// Bounds: kMaxWorkloads, kMaxPorts, kMaxExcludes (ascending, no port 0, no block wider than /7),
-/// unique slots 1 to 65,000, names and paths of printable characters only, no ".." in a path, no
-/// port of ours.
+/// unique slots 1 to 65,000, unique owners, names and paths of printable characters only, no ".." in
+/// a path, no port of ours.
 Status check(const Spec& spec);
 
 /// JSON, for the channel between worker and supervisor; decode() checks.

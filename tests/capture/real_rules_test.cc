@@ -159,6 +159,42 @@ TEST_CASE("rules are there as written, and leave nothing of themselves") {
   CHECK(removed->empty());
 }
 
+TEST_CASE("rules of addresses and of a namespace are as the kernel prints them") {
+  if (!can_make_namespaces()) return;
+  const std::string backend = GENERATE("-nft", "-legacy");
+  CAPTURE(backend);
+  const Lab lab;
+  LabKernel kernel(backend);
+  const LabCgroup cgroup("meshnode-own-cgroup");
+  if (cgroup.path().empty()) return;
+  cgroup.create();
+  Spec spec;
+  spec.workloads = {{"shop/v4", 1, ByAddress{IpAddress::parse("10.0.0.5").value()}, {80, 81}},
+                    {"shop/v6", 2, ByAddress{IpAddress::parse("fd00::5").value()}, {80}},
+                    {"shop/box", 3, ByNamespace{"/run/netns/box", 0}, {82}}};
+  HostFacts inside;
+  inside.ipv6 = true;
+  inside.own_cgroup = cgroup.path();
+  cgroup.inside([&] {
+    for (const auto& [part, facts] : {std::pair(of_host(spec), HostFacts{true, {}}),
+                                      std::pair(of_namespace(spec, spec.workloads[2]), inside)}) {
+      Applier applier(kernel);
+      auto applied = applier.apply(part);
+      if (!applied) FAIL(applied.error().message);
+      for (const auto& [program, family] :
+           {std::pair("iptables-save", Family::kV4), std::pair("ip6tables-save", Family::kV6)}) {
+        auto saved = parse_save(kernel.must({program}));
+        REQUIRE(saved);
+        const auto wrong = differences(*saved, rules(part, facts, family));
+        CAPTURE(wrong);
+        CHECK(wrong.empty());
+      }
+    }
+  });
+  REQUIRE(remove(kernel));
+  cgroup.destroy();
+}
+
 TEST_CASE("what others take away or put before is repaired") {
   if (!can_make_namespaces()) return;
   const std::string backend = GENERATE("-nft", "-legacy");

@@ -147,6 +147,53 @@ TEST_CASE("the deepest cgroup names the caller, and any cgroup before the user")
   CHECK(callers[2].find("a/user") != std::string::npos);
 }
 
+TEST_CASE("an address workload is steered and guarded at its address, after all others") {
+  Spec spec;
+  spec.workloads = {{"a/address", 1, ByAddress{IpAddress::parse("10.0.0.5").value()}, {80}},
+                    {"a/user", 2, ByUser{1}, {81}}};
+  const Ruleset v4 = rules(spec, {true, {}}, Family::kV4);
+  const auto& callers = chain_of(v4, "nat", "MESHNODE_CALLERS").rules;
+  REQUIRE(callers.size() == 2);
+  CHECK(callers[0].find("a/user") != std::string::npos);
+  CHECK(callers[1].starts_with("-s 10.0.0.5/32 ! -d 10.0.0.5/32 -p tcp"));
+  const auto& out = chain_of(v4, "filter", "MESHNODE_OUTPUT").rules;
+  CHECK(out.back().starts_with("-s 10.0.0.5/32 ! -d 10.0.0.5/32 -p tcp"));
+  for (const auto& [table, chain] : {std::pair("mangle", "MESHNODE_PREROUTING"),
+                                     std::pair("nat", "MESHNODE_LOCAL"),
+                                     std::pair("filter", "MESHNODE_INPUT")}) {
+    const auto& all = chain_of(v4, table, chain).rules;
+    CAPTURE(chain);
+    const auto own = std::count_if(all.begin(), all.end(), [](const std::string& rule) {
+      return rule.starts_with("-d 10.0.0.5/32 -p tcp") && rule.find("dports 80 ") != rule.npos;
+    });
+    CHECK(own == 1);
+  }
+  const std::string v6 = text(spec, {true, {}}, Family::kV6);
+  CHECK(v6.find("a/user") != std::string::npos);
+  CHECK(v6.find("a/address") == std::string::npos);
+}
+
+TEST_CASE("in a namespace of its own every SYN is the workload's, and only ours keep the mark") {
+  Spec spec;
+  spec.workloads = {{"a/box", 7, ByNamespace{"/run/netns/box", 0}, {80}}};
+  HostFacts facts;
+  facts.own_cgroup = "system.slice/meshnode.service";
+  const Ruleset all = rules(of_namespace(spec, spec.workloads[0]), facts, Family::kV4);
+  const auto& callers = chain_of(all, "nat", "MESHNODE_CALLERS").rules;
+  REQUIRE(callers.size() == 1);
+  CHECK(callers[0].ends_with("SYN -m comment --comment \"meshnode out a/box\" -j DNAT "
+                             "--to-destination 127.15.0.7:15001"));
+  CHECK(chain_of(all, "mangle", "MESHNODE_FOREIGN").rules ==
+        std::vector<std::string>{"-m cgroup ! --path \"system.slice/meshnode.service\" -m comment "
+                                 "--comment \"meshnode not our mark\" -j MARK --set-xmark "
+                                 "0x0/0xfff"});
+  const OwnTable& mangle = table_of(all, "mangle");
+  const auto first = std::find_if(mangle.jumps.begin(), mangle.jumps.end(),
+                                  [](const Jump& jump) { return jump.chain == "OUTPUT"; });
+  REQUIRE(first != mangle.jumps.end());
+  CHECK(first->rule.ends_with("-j MESHNODE_FOREIGN"));
+}
+
 TEST_CASE("switched off, loopback capture and source preservation leave no rule") {
   Spec spec = shop();
   spec.capture_loopback = false;

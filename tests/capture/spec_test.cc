@@ -170,6 +170,50 @@ TEST_CASE("two workloads never share a name, a slot, a user or a cgroup") {
   CHECK_FALSE(check(pair(bad)));
 }
 
+TEST_CASE("an address and a network namespace are such as a workload can be told by") {
+  const auto owned = [](Owner owner) {
+    Enrolled workload = web();
+    workload.owner = std::move(owner);
+    return with(workload);
+  };
+  for (const char* address : {"10.0.0.5", "fd00::5"}) {
+    CHECK(check(owned(ByAddress{IpAddress::parse(address).value()})));
+  }
+  for (const char* address : {"0.0.0.0", "::", "127.0.0.2", "::1", "224.0.0.1", "fe80::1"}) {
+    CAPTURE(address);
+    CHECK_FALSE(check(owned(ByAddress{IpAddress::parse(address).value()})));
+  }
+  CHECK(check(owned(ByNamespace{"/run/netns/web", 0})));
+  CHECK(check(owned(ByNamespace{{}, 1})));
+  CHECK(check(owned(ByNamespace{{}, 4'194'304})));
+  for (const ByNamespace& place :
+       {ByNamespace{}, ByNamespace{"/run/netns/web", 1}, ByNamespace{"run/netns/web", 0},
+        ByNamespace{"/", 0}, ByNamespace{"/run/../web", 0}, ByNamespace{"/run\n", 0},
+        ByNamespace{"/" + std::string(512, 'a'), 0}, ByNamespace{{}, 4'194'305}}) {
+    CAPTURE(place.path, place.pid);
+    CHECK_FALSE(check(owned(place)));
+  }
+  Spec both;
+  both.workloads = {{"a/a", 1, ByNamespace{"/run/netns/web", 0}, {}},
+                    {"a/b", 2, ByNamespace{{}, 7}, {}},
+                    {"a/c", 3, ByAddress{IpAddress::parse("10.0.0.5").value()}, {}}};
+  CHECK(check(both));
+  CHECK(decode(encode(both)).value() == both);
+  both.workloads[1].owner = both.workloads[0].owner;
+  CHECK_FALSE(check(both));
+}
+
+TEST_CASE("a workload in a namespace of its own is no concern of the host's rules") {
+  Spec spec = with(web());
+  spec.preserve_source = false;
+  spec.workloads.push_back({"shop/db", 2, ByNamespace{"/run/netns/db", 0}, {5432}});
+  CHECK(of_host(spec).workloads == with(web()).workloads);
+  const Spec inside = of_namespace(spec, spec.workloads[1]);
+  REQUIRE(inside.workloads.size() == 1);
+  CHECK(inside.workloads[0].name == "shop/db");
+  CHECK_FALSE(inside.preserve_source);
+}
+
 TEST_CASE("a spec survives the channel") {
   REQUIRE(rc::check("decode undoes encode", [] {
     Spec spec;
