@@ -13,7 +13,8 @@ namespace meshnode::agent {
 namespace {
 
 Result<capture::Enrolled> enrol(const model::CatalogWorkload& workload, std::uint16_t slot,
-                                std::string_view passwd) {
+                                std::string_view passwd,
+                                const std::vector<IpAddress>& addresses) {
   capture::Enrolled enrolled;
   enrolled.name = workload.id.text();
   enrolled.slot = slot;
@@ -29,8 +30,19 @@ Result<capture::Enrolled> enrol(const model::CatalogWorkload& workload, std::uin
                               user->user));
     }
     enrolled.owner = capture::ByUser{*uid};
+  } else if (const auto* cgroup = std::get_if<model::MatchCgroup>(&workload.match)) {
+    enrolled.owner = capture::ByCgroup{cgroup->path};
+  } else if (const auto* at = std::get_if<model::MatchAddress>(&workload.match)) {
+    if (!workload.force && !addresses.empty() && at->address == addresses.front()) {
+      return fail(ErrorCode::kInvalid,
+                  fmt::format("{} is the host's main address: whatever leaves the host from it would "
+                              "be this workload; say force: true if you mean it",
+                              at->address.text()));
+    }
+    enrolled.owner = capture::ByAddress{at->address};
   } else {
-    enrolled.owner = capture::ByCgroup{std::get<model::MatchCgroup>(workload.match).path};
+    const auto& netns = std::get<model::MatchNetns>(workload.match);
+    enrolled.owner = capture::ByNamespace{netns.path, netns.pid};
   }
   capture::Spec alone;
   alone.workloads.push_back(enrolled);
@@ -38,14 +50,6 @@ Result<capture::Enrolled> enrol(const model::CatalogWorkload& workload, std::uin
     return fail(checked.error());
   }
   return enrolled;
-}
-
-/// What may appear once only.
-std::string owner_key(const capture::Enrolled& enrolled) {
-  if (const auto* user = std::get_if<capture::ByUser>(&enrolled.owner)) {
-    return fmt::format("uid {}", user->uid);
-  }
-  return "cgroup " + std::get<capture::ByCgroup>(enrolled.owner).path;
 }
 
 }  // namespace
@@ -60,17 +64,17 @@ CaptureRequest make_capture_request(const model::Catalog& catalog, const snapsho
   std::map<std::string, std::string> owners;
   for (const model::CatalogWorkload& workload : catalog.workloads) {
     const std::string name = workload.id.text();
-    auto enrolled = enrol(workload, slots.slot(workload.id), passwd);
+    auto enrolled = enrol(workload, slots.slot(workload.id), passwd, catalog.addresses);
     if (!enrolled) {
       request.problems.emplace_back(name, enrolled.error().message);
       continue;
     }
-    const std::string key = owner_key(*enrolled);
+    const std::string key = capture::text_of(enrolled->owner);
     const auto [owner, fresh] = owners.emplace(key, name);
     if (!fresh) {
       request.problems.emplace_back(
           name, fmt::format("{} is {}'s already: its callers would have two names; give each "
-                            "workload its own user or cgroup",
+                            "workload one of its own",
                             key, owner->second));
     } else if (request.spec.workloads.size() >= capture::kMaxWorkloads) {
       request.problems.emplace_back(

@@ -54,7 +54,7 @@ class ProxyThreads::Thread {
                               slot_of,
                               snapshot,
                               {}});
-      if (auto opened = proxy.open(listeners); !opened) {
+      if (auto opened = proxy.open(0, listeners); !opened) {
         log::error("proxy", "cannot accept connections", {{"error", opened.error().message}});
       }
       loop_ = &loop;

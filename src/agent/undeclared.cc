@@ -14,18 +14,26 @@ bool owns(const capture::Enrolled& workload, const io::ListeningSocket& socket,
   if (const auto* user = std::get_if<capture::ByUser>(&workload.owner)) {
     return user->uid == socket.uid;
   }
+  if (const auto* at = std::get_if<capture::ByAddress>(&workload.owner)) {
+    return at->address == socket.address.ip;
+  }
   const auto* cgroup = std::get_if<capture::ByCgroup>(&workload.owner);
   return cgroup != nullptr && cgroups.contains(cgroup->path, socket.cgroup);
 }
 
-/// As the rules have it (capture/rules.h): the deepest cgroup, then the user.
+/// As the rules have it (capture/rules.h).
+std::size_t specificity(const capture::Enrolled& workload) {
+  if (std::holds_alternative<capture::ByAddress>(workload.owner)) return 1;
+  const auto* cgroup = std::get_if<capture::ByCgroup>(&workload.owner);
+  return cgroup == nullptr ? 2 : 3 + cgroup->path.size();
+}
+
 const capture::Enrolled* owner_of(const capture::Spec& spec, const io::ListeningSocket& socket,
                                   const CgroupOwners& cgroups) {
   const capture::Enrolled* best = nullptr;
   std::size_t longest = 0;
   for (const capture::Enrolled& workload : spec.workloads) {
-    const auto* cgroup = std::get_if<capture::ByCgroup>(&workload.owner);
-    const std::size_t length = cgroup == nullptr ? 1 : 2 + cgroup->path.size();
+    const std::size_t length = specificity(workload);
     if (length > longest && owns(workload, socket, cgroups)) {
       best = &workload;
       longest = length;

@@ -57,7 +57,14 @@ std::string describe(const model::Match& match) {
   if (const auto* user = std::get_if<model::MatchUser>(&match)) {
     return "user " + user->user;
   }
-  return "cgroup " + std::get<model::MatchCgroup>(match).path;
+  if (const auto* cgroup = std::get_if<model::MatchCgroup>(&match)) {
+    return "cgroup " + cgroup->path;
+  }
+  if (const auto* at = std::get_if<model::MatchAddress>(&match)) {
+    return "address " + at->address.text();
+  }
+  const auto& netns = std::get<model::MatchNetns>(match);
+  return "netns " + (netns.pid != 0 ? std::to_string(netns.pid) : netns.path);
 }
 
 telemetry::AccessFormat access_format(model::NodeSpec::AccessLog setting) {
@@ -449,9 +456,10 @@ void Worker::report_listeners() {
     reports_.set("undeclared-listener", {});
     return;
   }
-  cgroups_.refresh(request_.spec, *sockets);
+  const capture::Spec here = capture::of_host(request_.spec);
+  cgroups_.refresh(here, *sockets);
   std::vector<Reports::Condition> conditions;
-  for (const auto& [workload, text] : undeclared_listeners(request_.spec, *sockets, cgroups_)) {
+  for (const auto& [workload, text] : undeclared_listeners(here, *sockets, cgroups_)) {
     conditions.push_back({workload,
                           "listens at " + text +
                               ", which no Workload declares: what comes in there is neither "

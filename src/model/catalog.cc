@@ -47,13 +47,17 @@ void check_address(Join& join, const CatalogInput& input) {
                            "taken to reach this host there through address translation; its own "
                            "workloads are dialled at {}",
                            catalog.node.address->text(),
-                           catalog.dial_address(catalog.node.address->family()).text()),
+                           catalog.dial_address(*catalog.node.address).text()),
                "nothing to do behind NAT; else set spec.address to an address of this host", true);
 }
 
+/// Of those that share the host's addresses: one with an address of its own answers there.
 void check_defaults(Join& join) {
   std::vector<std::string> defaults;
+  std::size_t sharing = 0;
   for (const CatalogWorkload& workload : join.catalog.workloads) {
+    if (workload.place != CatalogWorkload::Place::kHost) continue;
+    ++sharing;
     if (workload.is_default) defaults.push_back(workload.id.text());
   }
   const std::string object = fmt::format("Node {}", join.catalog.node_name);
@@ -63,11 +67,11 @@ void check_defaults(Join& join) {
                              "is refused",
                              fmt::join(defaults, ", ")),
                  "leave default: true on one Workload only");
-  } else if (defaults.empty() && join.catalog.workloads.size() > 1) {
+  } else if (defaults.empty() && sharing > 1) {
     join.problem("default-workload-missing", object,
                  fmt::format("{} workloads and none is marked default: a peer that sends no server "
                              "name (ztunnel) is refused",
-                             join.catalog.workloads.size()),
+                             sharing),
                  "say default: true in one Workload if such peers call this host", true);
   }
 }
@@ -77,6 +81,7 @@ void join_inbound(Join& join) {
   std::map<std::uint16_t, std::vector<std::size_t>> owners;
   const auto& workloads = join.catalog.workloads;
   for (std::size_t i = 0; i < workloads.size(); ++i) {
+    if (workloads[i].place != CatalogWorkload::Place::kHost) continue;
     for (const std::uint16_t port : workloads[i].ports) owners[port].push_back(i);
   }
   for (const auto& entry : owners) {
@@ -95,6 +100,52 @@ void join_inbound(Join& join) {
                     "identities: neither is reached there",
                     workloads[who.front()].id.text(), workloads[*other].id.text(), entry.first),
         "give each Workload ports of its own");
+  }
+}
+
+/// Addresses that one workload has for its own; two with different identities: neither.
+void join_own(Join& join) {
+  Catalog& catalog = join.catalog;
+  std::set<SocketAddress> disputed;
+  for (std::size_t i = 0; i < catalog.workloads.size(); ++i) {
+    for (const IpAddress& ip : catalog.workloads[i].own) {
+      for (const std::uint16_t port : catalog.workloads[i].ports) {
+        const auto [at, fresh] = catalog.inbound_own.emplace(SocketAddress{ip, port}, i);
+        if (fresh || catalog.members[at->second].identity == catalog.members[i].identity) continue;
+        disputed.insert(at->first);
+        join.problem("address-conflict", at->first.text(),
+                     fmt::format("Workloads {} and {} both have this address, under different "
+                                 "identities: neither is reached there",
+                                 catalog.workloads[at->second].id.text(),
+                                 catalog.workloads[i].id.text()),
+                     "give each network namespace addresses of its own");
+      }
+    }
+  }
+  for (const SocketAddress& at : disputed) catalog.inbound_own.erase(at);
+}
+
+void place(Join& join, CatalogWorkload& workload, const CatalogInput& input) {
+  if (const auto* at = std::get_if<MatchAddress>(&workload.match)) {
+    workload.place = CatalogWorkload::Place::kAddress;
+    const auto& local = input.local_addresses;
+    if (std::find(local.begin(), local.end(), at->address) != local.end()) {
+      workload.own = {at->address};
+      return;
+    }
+    join.problem("workload-address-elsewhere", workload.id.text(),
+                 fmt::format("its address {} is on no interface of this host", at->address.text()),
+                 "nothing to do while another host holds it; else add the address or correct match",
+                 true);
+  } else if (std::holds_alternative<MatchNetns>(workload.match)) {
+    workload.place = CatalogWorkload::Place::kNamespace;
+    const auto known = input.namespaces.find(workload.id);
+    if (known == input.namespaces.end()) return;
+    for (const IpAddress& ip : known->second) {
+      if (ip.is_loopback() || ip.is_link_local()) continue;
+      workload.own.push_back(ip);
+      join.namespace_addresses.insert(ip);
+    }
   }
 }
 
@@ -126,13 +177,24 @@ bool Join::spend(std::size_t amount, std::string_view object) {
   return false;
 }
 
-IpAddress Catalog::dial_address(const IpAddress& own) const {
-  return own == address_elsewhere ? dial_address(own.family()) : own;
+std::optional<std::size_t> Catalog::answers(const SocketAddress& at) const {
+  const auto own = inbound_own.find(at);
+  if (own != inbound_own.end()) return own->second;
+  const bool host = at.ip.is_loopback() ||
+                    std::find(addresses.begin(), addresses.end(), at.ip) != addresses.end();
+  const auto shared = inbound.find(at.port);
+  if (!host || shared == inbound.end()) return {};
+  return shared->second;
 }
 
-IpAddress Catalog::dial_address(Family family) const {
+IpAddress Catalog::dial_address(const IpAddress& own) const {
+  return own == address_elsewhere ? dial_address(own.family(), 0) : own;
+}
+
+IpAddress Catalog::dial_address(Family family, std::uint16_t port) const {
   const auto dialable = [&](const IpAddress& ip) {
-    return ip != address_elsewhere && (ip.is_v4() || !ip.is_link_local());
+    return ip != address_elsewhere && (ip.is_v4() || !ip.is_link_local()) &&
+           !inbound_own.contains({ip, port});
   };
   for (const IpAddress& ip : addresses) {
     if (ip.family() == family && dialable(ip)) return ip;
@@ -164,17 +226,18 @@ void join_node(Join& join, const CatalogInput& input) {
   check_identity_source(join, has_node);
 }
 
-void join_workloads(Join& join) {
+void join_workloads(Join& join, const CatalogInput& input) {
   for (const auto& resource : join.resources) {
     const auto* spec = std::get_if<WorkloadSpec>(&resource->spec);
     if (spec == nullptr) continue;
     const Metadata& metadata = resource->metadata;
-    CatalogWorkload workload{{metadata.ns, metadata.name},
-                             spec->match,
-                             {},
-                             spec->is_default,
-                             spec->force,
-                             resource->origin};
+    CatalogWorkload workload;
+    workload.id = {metadata.ns, metadata.name};
+    workload.match = spec->match;
+    workload.is_default = spec->is_default;
+    workload.force = spec->force;
+    workload.origin = resource->origin;
+    place(join, workload, input);
     for (const WorkloadPort& port : spec->ports) workload.ports.push_back(port.port);
     std::sort(workload.ports.begin(), workload.ports.end());
     Member member;
@@ -190,6 +253,7 @@ void join_workloads(Join& join) {
     join.catalog.workloads.push_back(std::move(workload));
   }
   join_inbound(join);
+  join_own(join);
   check_defaults(join);
 }
 
@@ -229,7 +293,7 @@ void index_labels(Join& join) {
 Catalog make_catalog(const Resources& resources, const CatalogInput& input) {
   Join join(resources);
   join_node(join, input);
-  join_workloads(join);
+  join_workloads(join, input);
   join_entries(join);
   index_labels(join);
   join_services(join);

@@ -46,8 +46,18 @@ struct Member {
 
 /// A Workload of this node. Its Member is Catalog::members at the same index.
 struct CatalogWorkload {
+  /// Which addresses lead to its declared ports.
+  enum class Place : std::uint8_t {
+    kHost,       ///< those of the host, and loopback, that are nobody's own
+    kAddress,    ///< the one of the host's that its match names
+    kNamespace,  ///< those of its network namespace
+  };
+
   WorkloadId id;
   Match match;
+  Place place = Place::kHost;
+  /// kAddress: the address, while the host has it; kNamespace: as far as known; kHost: empty.
+  std::vector<IpAddress> own;
   std::vector<std::uint16_t> ports;  ///< declared, sorted
   bool is_default = false;
   bool force = false;  ///< the document means root, port 22 or a port of ours
@@ -88,21 +98,30 @@ struct Catalog {
   std::vector<Member> members;
   std::vector<CatalogService> services;
   std::vector<CatalogRoute> routes;  ///< sorted by address
-  /// Declared port to the one workload (index into workloads) that answers it on this node.
+  /// Declared port to the one workload (index into workloads) that answers it at the host's
+  /// addresses.
   std::map<std::uint16_t, std::size_t> inbound;
+  /// The same at addresses that one workload has for its own; here comes before `inbound`.
+  std::map<SocketAddress, std::size_t> inbound_own;
   std::vector<CatalogProblem> problems;
 
+  /// The workload of this node that answers there: an address of the host, of one of its network
+  /// namespaces, or loopback.
+  std::optional<std::size_t> answers(const SocketAddress& at) const;
   /// Where this host dials a Workload of its own that was asked for at `own`, one of `addresses`
   /// or loopback: always an address that the host has.
   IpAddress dial_address(const IpAddress& own) const;
-  /// The same for a Workload named without an address: of the wanted family if the host has one
-  /// that is not link-local, else of the other, else loopback.
-  IpAddress dial_address(Family family) const;
+  /// The same for a port of a Workload without an address of its own, named without an address: of
+  /// the wanted family if the host has one that is not link-local, else of the other, else
+  /// loopback.
+  IpAddress dial_address(Family family, std::uint16_t port) const;
 };
 
 struct CatalogInput {
   std::string default_node_name;           ///< used when there is no Node document
   std::vector<IpAddress> local_addresses;  ///< the host's, both families
+  /// Of the network namespaces of Workloads matched by one, as far as known.
+  std::map<WorkloadId, std::vector<IpAddress>> namespaces{};
 };
 
 Catalog make_catalog(const Resources& resources, const CatalogInput& input);

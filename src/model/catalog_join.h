@@ -23,7 +23,8 @@ struct Join {
 
   Catalog catalog;
   const Resources& resources;
-  std::set<IpAddress> own_addresses;
+  std::set<IpAddress> own_addresses;        ///< the host's
+  std::set<IpAddress> namespace_addresses;  ///< of workloads in network namespaces of their own
   /// Members by "namespace, label, value", each list ascending.
   std::unordered_map<std::string, std::vector<std::size_t>> by_label;
   /// The ports that a WorkloadEntry names, by member.
@@ -37,6 +38,10 @@ struct Join {
   std::size_t budget = Catalog::kMaxRouteEndpoints;
   bool exhausted = false;
 
+  /// Whether what is sent there ends on this node.
+  bool is_own(const IpAddress& ip) const {
+    return own_addresses.contains(ip) || namespace_addresses.contains(ip) || ip.is_loopback();
+  }
   void problem(std::string code, std::string object, std::string message, std::string hint,
                bool informational = false);
   /// False once the work this configuration asks for is over the limit; reported once.
@@ -47,7 +52,7 @@ IpAddress loopback(Family family);
 
 /// Members: Workloads first (so that member and workload indices agree), then WorkloadEntries.
 void join_node(Join& join, const CatalogInput& input);
-void join_workloads(Join& join);
+void join_workloads(Join& join, const CatalogInput& input);
 void join_entries(Join& join);
 std::size_t add_entry(Join& join, const std::string& ns, std::string name,
                       const WorkloadEntrySpec& entry);

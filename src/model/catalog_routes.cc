@@ -75,21 +75,39 @@ bool stands_for(const Join& join, const Member& entry, std::size_t workload) {
          entry.identity == join.catalog.members[workload].identity;
 }
 
+/// Where a Workload's port is reached, if it is the one that answers there.
+std::optional<CatalogEndpoint> local_endpoint(const Join& join, std::size_t workload,
+                                              std::uint16_t port, Family family) {
+  const Catalog& catalog = join.catalog;
+  const CatalogWorkload& who = catalog.workloads[workload];
+  IpAddress ip;
+  if (who.place == CatalogWorkload::Place::kHost) {
+    ip = catalog.dial_address(family, port);
+  } else {
+    if (who.own.empty()) return {};
+    const auto wanted = std::find_if(who.own.begin(), who.own.end(), [&](const IpAddress& own) {
+      return own.family() == family;
+    });
+    ip = wanted == who.own.end() ? who.own.front() : *wanted;
+  }
+  const auto answering = catalog.answers({ip, port});
+  if (!answering || catalog.members[*answering].identity != catalog.members[workload].identity) {
+    return {};
+  }
+  return CatalogEndpoint{{ip, port}, *answering};
+}
+
 /// Where a member's port is reached, or nothing: an address of this node leads to the Workload that
 /// declares the port, and to nobody if none does and the entry speaks of a tunnel. A Workload is
 /// dialled at an address that the host has.
 std::optional<CatalogEndpoint> endpoint_of(const Join& join, std::size_t member, std::uint16_t port,
                                            Family family) {
   const Member& who = join.catalog.members[member];
-  const auto inbound = join.catalog.inbound.find(port);
-  const bool answered = inbound != join.catalog.inbound.end();
-  if (who.local) {
-    if (!answered || join.catalog.members[inbound->second].identity != who.identity) return {};
-    return CatalogEndpoint{{join.catalog.dial_address(family), port}, inbound->second};
-  }
-  if (join.own_addresses.count(who.address) != 0) {
-    if (answered && (!who.tunnelled || stands_for(join, who, inbound->second))) {
-      return CatalogEndpoint{{join.catalog.dial_address(who.address), port}, inbound->second};
+  if (who.local) return local_endpoint(join, *who.local, port, family);
+  if (join.is_own(who.address)) {
+    const auto answering = join.catalog.answers({who.address, port});
+    if (answering && (!who.tunnelled || stands_for(join, who, *answering))) {
+      return CatalogEndpoint{{join.catalog.dial_address(who.address), port}, *answering};
     }
     if (who.tunnelled) return {};
   }
@@ -106,8 +124,14 @@ void claim(Join& join, std::size_t member, std::uint16_t port, std::optional<std
     add(who.address);
     return;
   }
+  const CatalogWorkload& workload = join.catalog.workloads[*who.local];
+  if (workload.place != CatalogWorkload::Place::kHost) {
+    for (const IpAddress& ip : workload.own) add(ip);
+    return;
+  }
   for (const IpAddress& ip : join.catalog.addresses) {
-    if (ip.is_v4() || !ip.is_link_local()) add(ip);
+    const bool shared = !join.catalog.inbound_own.contains({ip, port});
+    if (shared && (ip.is_v4() || !ip.is_link_local())) add(ip);
   }
   add(loopback(Family::kV4));
   add(loopback(Family::kV6));
@@ -189,7 +213,7 @@ void add_virtual(Join& join, const ServiceView& service, const SocketAddress& ad
 void join_service(Join& join, const ServiceView& service) {
   std::set<IpAddress> usable;
   for (const IpAddress& ip : service.addresses) {
-    if (join.own_addresses.count(ip) == 0) {
+    if (!join.is_own(ip)) {
       usable.insert(ip);
       continue;
     }
@@ -272,28 +296,28 @@ std::optional<std::size_t> owner_of(Join& join, const SocketAddress& address,
 /// only spec.address says that the address is this node's and an entry says otherwise.
 std::optional<std::size_t> own_owner_of(Join& join, const SocketAddress& address,
                                         const Claims& claims) {
-  const auto inbound = join.catalog.inbound.find(address.port);
+  const auto answering = join.catalog.answers(address);
   bool disputed = false;
   for (const auto& other : claims) {
     const Member& member = join.catalog.members[other.first];
     if (member.local || !member.tunnelled) continue;
-    if (inbound == join.catalog.inbound.end()) {
+    if (!answering) {
       join.problem("workload-missing", fmt::format("WorkloadEntry {}/{}", member.ns, member.name),
                    fmt::format("it lies at {}, an address of this host, where no Workload declares "
                                "the port",
                                address.text()),
                    "declare a Workload with this port on this host, or correct the address");
-    } else if (member.identity != join.catalog.members[inbound->second].identity) {
+    } else if (member.identity != join.catalog.members[*answering].identity) {
       join.problem("identity-mismatch", fmt::format("WorkloadEntry {}/{}", member.ns, member.name),
                    fmt::format("its serviceAccount differs from that of Workload {} at {}: other "
                                "hosts will refuse the workload",
-                               join.catalog.workloads[inbound->second].id.text(), address.text()),
+                               join.catalog.workloads[*answering].id.text(), address.text()),
                    "make namespace and serviceAccount of both the same");
-      disputed = disputed || !stands_for(join, member, inbound->second);
+      disputed = disputed || !stands_for(join, member, *answering);
     }
   }
   if (disputed) return {};
-  if (inbound != join.catalog.inbound.end()) return inbound->second;
+  if (answering) return *answering;
   const bool closed = std::any_of(claims.begin(), claims.end(), [&](const auto& c) {
     const Member& member = join.catalog.members[c.first];
     return member.local || member.tunnelled;
@@ -303,7 +327,7 @@ std::optional<std::size_t> own_owner_of(Join& join, const SocketAddress& address
 }
 
 void join_claim(Join& join, const SocketAddress& address, const Claims& claims) {
-  const bool own = join.own_addresses.count(address.ip) != 0 || address.ip.is_loopback();
+  const bool own = join.is_own(address.ip);
   const auto owner = own ? own_owner_of(join, address, claims) : owner_of(join, address, claims);
   CatalogRoute route{address, {}, {}};
   if (owner) {

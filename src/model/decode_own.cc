@@ -12,6 +12,8 @@ constexpr std::size_t kMaxWorkloadPorts = 64;
 constexpr std::size_t kMaxExcludes = 64;
 constexpr unsigned kWidestExclude = 7;
 constexpr std::size_t kMaxPathBytes = 1024;
+constexpr std::size_t kMaxNetnsBytes = 512;
+constexpr std::int64_t kMaxPid = 4'194'304;  // PID_MAX_LIMIT of 64-bit kernels
 
 bool is_plain_printable(std::string_view text) {
   return std::all_of(text.begin(), text.end(), [](char c) { return c > ' ' && c < 0x7F; });
@@ -131,13 +133,44 @@ void decode_cgroup(WorkloadSpec& workload, Fields& match) {
   workload.match = MatchCgroup{std::move(path)};
 }
 
+void decode_match_address(WorkloadSpec& workload, Fields& match) {
+  const auto address = match.address("address");
+  if (!address) return;
+  if (address->is_loopback() || address->is_unspecified() || address->is_multicast() ||
+      address->is_link_local()) {
+    match.error("address", "is no address that one workload could have to itself");
+  }
+  workload.match = MatchAddress{*address};
+}
+
+void decode_netns(WorkloadSpec& workload, Fields& match) {
+  const Value* value = match.get("netns");
+  MatchNetns netns;
+  if (value->kind == Value::Kind::kInteger) {
+    netns.pid = static_cast<std::uint32_t>(match.integer("netns", 1, kMaxPid).value_or(1));
+  } else {
+    netns.path = match.text("netns").value_or("/");
+    const std::string inside = netns.path + "/";
+    if (value->kind == Value::Kind::kString &&
+        (netns.path.size() < 2 || netns.path.front() != '/' ||
+         netns.path.size() > kMaxNetnsBytes || !is_plain_printable(netns.path) ||
+         inside.find("/../") != std::string::npos || inside.find("/./") != std::string::npos ||
+         inside.find("//") != std::string::npos)) {
+      match.error("netns",
+                  "is neither the id of a process nor an absolute path without '.', '..' and "
+                  "blanks, such as /run/netns/NAME");
+    }
+  }
+  workload.match = std::move(netns);
+}
+
 void decode_match(WorkloadSpec& workload, Fields& spec, Diagnostics& out) {
   static constexpr std::string_view kShape =
       "must have exactly one of systemdUnit, user, cgroup, netns, address";
   const Value* value = spec.map("match");
   if (value == nullptr) {
     if (spec.get("match") == nullptr)
-      spec.error("match", "is required: exactly one of user, cgroup");
+      spec.error("match", "is required: exactly one of user, cgroup, netns, address");
     return;
   }
   Fields match(*value, "spec.match", out);
@@ -150,11 +183,11 @@ void decode_match(WorkloadSpec& workload, Fields& spec, Diagnostics& out) {
     if (out.empty() || given > 1) spec.error("match", std::string(kShape));
     return;
   }
-  for (const std::string_view way : {"systemdUnit", "netns", "address"}) {
-    match.refuse(way, "is not supported by this version; use user or cgroup");
-  }
+  match.refuse("systemdUnit", "is not supported by this version; use user or cgroup");
   if (match.get("user") != nullptr) decode_user(workload, match);
   if (match.get("cgroup") != nullptr) decode_cgroup(workload, match);
+  if (match.get("address") != nullptr) decode_match_address(workload, match);
+  if (match.get("netns") != nullptr) decode_netns(workload, match);
 }
 
 Protocol to_protocol(std::string_view name) {

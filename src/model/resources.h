@@ -61,7 +61,17 @@ struct MatchCgroup {
   std::string path;  ///< below the cgroup2 mount, no leading slash
   bool operator==(const MatchCgroup&) const = default;
 };
-using Match = std::variant<MatchUser, MatchCgroup>;
+struct MatchAddress {
+  IpAddress address;  ///< of this host
+  bool operator==(const MatchAddress&) const = default;
+};
+/// Another network namespace, named by an nsfs file or by a process in it.
+struct MatchNetns {
+  std::string path;       ///< absolute; empty when `pid` names it
+  std::uint32_t pid = 0;  ///< 0 when `path` names it
+  bool operator==(const MatchNetns&) const = default;
+};
+using Match = std::variant<MatchUser, MatchCgroup, MatchAddress, MatchNetns>;
 
 struct WorkloadPort {
   std::string name;  ///< may be empty

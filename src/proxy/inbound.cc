@@ -41,8 +41,8 @@ class Inbound::Delivered final : public Connection, private DialEvents {
     }
   }
 
-  /// `local` is our end of the caller's connection, which tells a foreign caller from our own.
-  void start(const InboundPlan& plan, const SocketAddress& local, std::string host) {
+  /// `arrival` tells a foreign caller from our own.
+  void start(const InboundPlan& plan, const snapshot::Arrival& arrival, std::string host) {
     if (plan.callee) {
       labels_.destination = end_of(plan.callee->party);
       labels_.destination.principal = plan.callee->identity.uri();
@@ -56,10 +56,11 @@ class Inbound::Delivered final : public Connection, private DialEvents {
     addresses_.destination = std::get<GoDirect>(plan.step).to;
     DialOptions options;
     options.to = addresses_.destination;
+    options.space = arrival.space;
     if (context_.snapshot->preserve_source_address &&
         addresses_.source.ip.family() == options.to.ip.family()) {
       options.source = addresses_.source.ip;
-      options.transparent = addresses_.source.ip != local.ip && !addresses_.source.ip.is_loopback();
+      options.transparent = addresses_.source.ip != arrival.local && !addresses_.source.ip.is_loopback();
     }
     dial_ = context_.network.dial(options, this);
   }
@@ -94,36 +95,43 @@ class Inbound::Delivered final : public Connection, private DialEvents {
 
 Inbound::Inbound(ProxyContext& context)
     : context_(context),
-      connections_(context.executor),
-      plaintext_(*this, &Inbound::accept_plaintext),
-      tunnels_(*this, &Inbound::accept_tunnel) {}
+      connections_(context.executor) {}
 
 Inbound::~Inbound() {
   context_.metrics.tunnels_open(telemetry::Direction::kInbound)
       .add(-static_cast<std::int64_t>(open_.size()));
 }
 
-void Inbound::accept_plaintext(std::unique_ptr<Stream> stream) {
+std::unique_ptr<AcceptEvents> Inbound::plaintext(std::uint16_t space) {
+  return std::make_unique<Accept>(*this, &Inbound::accept_plaintext, space);
+}
+
+std::unique_ptr<AcceptEvents> Inbound::tunnels(std::uint16_t space) {
+  return std::make_unique<Accept>(*this, &Inbound::accept_tunnel, space);
+}
+
+void Inbound::accept_plaintext(std::unique_ptr<Stream> stream, std::uint16_t space) {
   context_.metrics.plaintext_inbound.add();
   const SocketAddress local = stream->local_address();
   const SocketAddress source = stream->peer_address();
   // TPROXY leaves the destination in place and no translation to ask about.
   const auto original =
       local.port == kPlaintextPort ? stream->original_destination() : std::nullopt;
-  const InboundPlan plan = plan_plaintext(*context_.snapshot, local, original);
+  const InboundPlan plan = plan_plaintext(*context_.snapshot, space, local, original);
   Delivered& started =
       connections_.add(std::make_unique<Delivered>(*this, std::move(stream), nullptr, source));
   started.describe_caller(nullptr);
   // A local caller's address is ours; only TPROXY brings foreign ones.
-  started.start(plan, original ? source : local, {});
+  started.start(plan, {space, original ? source.ip : local.ip}, {});
 }
 
-void Inbound::accept_tunnel(std::unique_ptr<Stream> stream) {
+void Inbound::accept_tunnel(std::unique_ptr<Stream> stream, std::uint16_t space) {
   auto tunnel = std::make_unique<Tunnel>(context_, Role::kServer, static_cast<TunnelOwner*>(this));
   auto session = tls::Session::server(
-      [snapshot = context_.snapshot](std::optional<std::string_view> server_name)
+      [snapshot = context_.snapshot,
+       arrival = snapshot::Arrival{space, stream->local_address().ip}](std::optional<std::string_view> server_name)
           -> Result<std::shared_ptr<const tls::Credential>> {
-        auto workload = snapshot->for_server_name(server_name);
+        auto workload = snapshot->for_server_name(server_name, arrival);
         if (!workload) {
           return fail(workload.error());
         }
@@ -145,7 +153,7 @@ void Inbound::accept_tunnel(std::unique_ptr<Stream> stream) {
     shed_oldest_handshake();
   }
   Tunnel& started = *tunnel;
-  open_.emplace(&started, Open{std::move(tunnel), shaking_.insert(shaking_.end(), &started)});
+  open_.emplace(&started, Open{std::move(tunnel), shaking_.insert(shaking_.end(), &started), space});
   started.start(std::move(stream), std::move(*session));
 }
 
@@ -179,7 +187,8 @@ void Inbound::on_tunnel_gone(Tunnel& tunnel, bool handshake, const std::string& 
 
 void Inbound::on_connect(Tunnel& tunnel, std::unique_ptr<HboneStream> stream,
                          ConnectRequest request) {
-  InboundPlan plan = plan_tunnelled(*context_.snapshot, request.authority,
+  const snapshot::Arrival arrival{open_.at(&tunnel).space, tunnel.local_address().ip};
+  InboundPlan plan = plan_tunnelled(*context_.snapshot, arrival, request.authority,
                                     tunnel.session().presented()->identity());
   if (context_.network.full()) {
     plan.step = Refuse{telemetry::Flag::kOverload, "no descriptor is left for this connection"};
@@ -193,7 +202,7 @@ void Inbound::on_connect(Tunnel& tunnel, std::unique_ptr<HboneStream> stream,
   if (!context_.snapshot->hostnames.contains(host)) {
     host.clear();
   }
-  started.start(plan, tunnel.local_address(), std::move(host));
+  started.start(plan, arrival, std::move(host));
 }
 
 void Inbound::on_refused(Tunnel& tunnel, telemetry::Flag flag, const std::string& reason) {

@@ -16,8 +16,10 @@ class Inbound final : private TunnelOwner {
  public:
   explicit Inbound(ProxyContext& context);
   ~Inbound() override;
-  AcceptEvents& plaintext() { return plaintext_; }
-  AcceptEvents& tunnels() { return tunnels_; }
+  /// What takes connections of a listener in the network namespace `space` (DialOptions::space).
+  /// Must not outlive this.
+  std::unique_ptr<AcceptEvents> plaintext(std::uint16_t space);
+  std::unique_ptr<AcceptEvents> tunnels(std::uint16_t space);
   std::size_t active() const { return connections_.size(); }
   /// A tunnel has begun to end and is not over.
   bool ending() const;
@@ -27,15 +29,19 @@ class Inbound final : private TunnelOwner {
  private:
   class Delivered;
   struct Accept final : AcceptEvents {
-    Accept(Inbound& owner, void (Inbound::*call)(std::unique_ptr<Stream>))
-        : owner_(owner), call_(call) {}
-    void on_accept(std::unique_ptr<Stream> stream) override { (owner_.*call_)(std::move(stream)); }
+    using Call = void (Inbound::*)(std::unique_ptr<Stream>, std::uint16_t);
+    Accept(Inbound& owner, Call call, std::uint16_t space)
+        : owner_(owner), call_(call), space_(space) {}
+    void on_accept(std::unique_ptr<Stream> stream) override {
+      (owner_.*call_)(std::move(stream), space_);
+    }
     Inbound& owner_;
-    void (Inbound::*call_)(std::unique_ptr<Stream>);
+    Call call_;
+    std::uint16_t space_;
   };
 
-  void accept_plaintext(std::unique_ptr<Stream> stream);
-  void accept_tunnel(std::unique_ptr<Stream> stream);
+  void accept_plaintext(std::unique_ptr<Stream> stream, std::uint16_t space);
+  void accept_tunnel(std::unique_ptr<Stream> stream, std::uint16_t space);
   void on_tunnel_ready(Tunnel& tunnel) override;
   void on_tunnel_changed(Tunnel&) override {}
   void on_tunnel_gone(Tunnel& tunnel, bool handshake, const std::string& error) override;
@@ -46,6 +52,7 @@ class Inbound final : private TunnelOwner {
   struct Open {
     std::unique_ptr<Tunnel> tunnel;
     std::list<Tunnel*>::iterator shaking;  // end() once the handshake is done
+    std::uint16_t space = 0;
   };
   void shed_oldest_handshake();
   void record_refusal(const Tunnel& tunnel, telemetry::Refusal reason, telemetry::Flag flag,
@@ -53,8 +60,6 @@ class Inbound final : private TunnelOwner {
 
   ProxyContext& context_;
   ConnectionSet connections_;
-  Accept plaintext_;
-  Accept tunnels_;
   std::unordered_map<Tunnel*, Open> open_;
   std::list<Tunnel*> shaking_;  // handshakes under way, the oldest first
 };

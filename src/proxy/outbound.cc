@@ -38,7 +38,7 @@ class Outbound::Captured final : public Connection, private DialEvents, private 
       refuse_with(refuse->flag, refuse->reason);
     } else if (const auto* direct = std::get_if<GoDirect>(&step_)) {
       context_.metrics.direct_outbound.add();
-      dial(direct->to);
+      dial(direct->to, caller_->space);
     } else {
       go_to(std::get<GoTo>(step_));
     }
@@ -58,12 +58,12 @@ class Outbound::Captured final : public Connection, private DialEvents, private 
       labels_.destination.principal = endpoint.identity.uri();
     }
     if (endpoint.via != snapshot::Endpoint::Via::kTunnel) {
-      dial(endpoint.address);
+      dial(endpoint.address, endpoint.local ? endpoint.local->space : caller_->space);
       return;
     }
     labels_.security = telemetry::Security::kMutualTls;
     addresses_.hbone = endpoint.tunnel;
-    PoolKey key{caller_->credential, endpoint.identity, endpoint.tunnel, source()};
+    PoolKey key{caller_->credential, endpoint.identity, endpoint.tunnel, source(), caller_->space};
     request_ = pool_.connect(
         key,
         make_connect(endpoint.address, addresses_.source, caller_->party, labels_.service,
@@ -87,10 +87,19 @@ class Outbound::Captured final : public Connection, private DialEvents, private 
     return addresses_.source.ip;
   }
 
-  void dial(const SocketAddress& to) {
+  void dial(const SocketAddress& to, std::uint16_t space) {
     DialOptions options;
     options.to = to;
+    options.space = space;
     options.source = source();
+    if (space != caller_->space) {
+      // To the callee, in its own namespace, where the caller's address is somebody else's.
+      const bool known = context_.snapshot->preserve_source_address &&
+                         addresses_.source.ip.family() == to.ip.family() &&
+                         !addresses_.source.ip.is_loopback();
+      options.source = known ? std::optional(addresses_.source.ip) : std::nullopt;
+      options.transparent = known;
+    }
     dial_ = context_.network.dial(options, this);
   }
 
@@ -115,13 +124,30 @@ class Outbound::Captured final : public Connection, private DialEvents, private 
   std::unique_ptr<PoolRequest> request_;
 };
 
+class Outbound::Accept final : public AcceptEvents {
+ public:
+  Accept(Outbound& outbound, std::uint16_t space) : outbound_(outbound), space_(space) {}
+  void on_accept(std::unique_ptr<Stream> stream) override {
+    outbound_.accept(std::move(stream), space_);
+  }
+
+ private:
+  Outbound& outbound_;
+  std::uint16_t space_;
+};
+
 Outbound::Outbound(ProxyContext& context, Pool& pool)
     : context_(context), pool_(pool), connections_(context.executor) {}
 
 Outbound::~Outbound() = default;
 
-void Outbound::on_accept(std::unique_ptr<Stream> stream) {
+std::unique_ptr<AcceptEvents> Outbound::accepting(std::uint16_t space) {
+  return std::make_unique<Accept>(*this, space);
+}
+
+void Outbound::accept(std::unique_ptr<Stream> stream, std::uint16_t space) {
   OutboundFacts facts;
+  facts.space = space;
   facts.accepted_on = stream->local_address();
   facts.slot = context_.slot_of(facts.accepted_on.ip);
   facts.original = stream->original_destination();

@@ -11,15 +11,20 @@
 
 namespace meshnode::proxy {
 
-class Outbound final : public AcceptEvents {
+class Outbound final {
  public:
   Outbound(ProxyContext& context, Pool& pool);
-  ~Outbound() override;
-  void on_accept(std::unique_ptr<Stream> stream) override;
+  ~Outbound();
+  /// What takes connections of a listener in the network namespace `space` (DialOptions::space).
+  /// Must not outlive this.
+  std::unique_ptr<AcceptEvents> accepting(std::uint16_t space);
   std::size_t active() const { return connections_.size(); }
 
  private:
   class Captured;
+  class Accept;
+
+  void accept(std::unique_ptr<Stream> stream, std::uint16_t space);
 
   ProxyContext& context_;
   Pool& pool_;

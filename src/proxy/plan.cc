@@ -14,6 +14,15 @@ using snapshot::Endpoint;
 using snapshot::Snapshot;
 using telemetry::Flag;
 
+/// A workload in a network namespace of its own is known by the listener inside it, whatever capture
+/// address it was led to: with CAP_NET_ADMIN there it could lead itself to another's.
+std::shared_ptr<const snapshot::LocalWorkload> caller_of(const Snapshot& snapshot,
+                                                         const OutboundFacts& facts) {
+  const std::optional<std::uint16_t> slot = facts.space != 0 ? facts.space : facts.slot;
+  auto caller = slot ? snapshot.caller(*slot) : nullptr;
+  return caller && caller->space == facts.space ? caller : nullptr;
+}
+
 bool reached_directly(const SocketAddress& accepted_on,
                       const std::optional<SocketAddress>& original) {
   return !original || *original == accepted_on;
@@ -27,7 +36,7 @@ const snapshot::Route* route_of(const Snapshot& snapshot, const OutboundFacts& f
 
 OutboundPlan plan_outbound(const Snapshot& snapshot, const OutboundFacts& facts,
                            std::uint64_t turn) {
-  OutboundPlan plan{facts.slot ? snapshot.caller(*facts.slot) : nullptr, Refuse{}};
+  OutboundPlan plan{caller_of(snapshot, facts), Refuse{}};
   if (reached_directly(facts.accepted_on, facts.original)) {
     plan.step = Refuse{Flag::kConnect, "the capture port was reached directly, not by a rule"};
     return plan;
@@ -59,7 +68,8 @@ OutboundPlan plan_outbound(const Snapshot& snapshot, const OutboundFacts& facts,
   return plan;
 }
 
-InboundPlan plan_plaintext(const Snapshot& snapshot, const SocketAddress& local,
+InboundPlan plan_plaintext(const Snapshot& snapshot, std::uint16_t space,
+                           const SocketAddress& local,
                            const std::optional<SocketAddress>& original) {
   // TPROXY keeps the destination as the local address; NAT leaves our own port there.
   const SocketAddress destination = original.value_or(local);
@@ -67,17 +77,20 @@ InboundPlan plan_plaintext(const Snapshot& snapshot, const SocketAddress& local,
     return {nullptr,
             Refuse{Flag::kConnect, "the capture port was reached directly, not by a rule"}};
   }
-  return {snapshot.callee(destination), GoDirect{destination}};
+  return {snapshot.callee(destination, space), GoDirect{destination}};
 }
 
-InboundPlan plan_tunnelled(const Snapshot& snapshot, const std::string& authority,
-                           const SpiffeId& presented) {
+InboundPlan plan_tunnelled(const Snapshot& snapshot, const snapshot::Arrival& arrival,
+                           const std::string& authority, const SpiffeId& presented) {
   const auto destination = parse_authority(authority);
   if (!destination) {
     return {nullptr, Refuse{Flag::kConnect, destination.error().message}};
   }
-  // Loopback stands for the node in callee(), but no peer has a say about our loopback.
-  auto callee = destination->ip.is_loopback() ? nullptr : snapshot.callee(*destination);
+  // Loopback stands for the node in callee(), but no peer has a say about our loopback. Of another
+  // namespace's addresses the one that the tunnel came to is known to be one.
+  const bool candidate = arrival.space == 0 ? !destination->ip.is_loopback()
+                                            : destination->ip == arrival.local;
+  auto callee = candidate ? snapshot.callee(*destination, arrival.space) : nullptr;
   if (!callee || callee->identity != presented) {
     return {nullptr, Refuse{Flag::kConnect, fmt::format("{} is no declared endpoint of {}",
                                                         destination->text(), presented.uri())}};

@@ -37,6 +37,7 @@ struct OutboundPlan {
 };
 
 struct OutboundFacts {
+  std::uint16_t space = 0;                ///< DialOptions::space of the listener
   std::optional<std::uint16_t> slot;      ///< that the capture address names
   SocketAddress accepted_on;              ///< the capture address that was reached
   std::optional<SocketAddress> original;  ///< SO_ORIGINAL_DST
@@ -54,12 +55,14 @@ struct InboundPlan {
 };
 
 /// Plaintext at the inbound port: steered by TPROXY (`local` is the destination) or by NAT
-/// (`original` is).
-InboundPlan plan_plaintext(const snapshot::Snapshot& snapshot, const SocketAddress& local,
+/// (`original` is), in the network namespace `space`.
+InboundPlan plan_plaintext(const snapshot::Snapshot& snapshot, std::uint16_t space,
+                           const SocketAddress& local,
                            const std::optional<SocketAddress>& original);
 
-/// A CONNECT inside a tunnel whose TLS session presented `presented`'s certificate.
-InboundPlan plan_tunnelled(const snapshot::Snapshot& snapshot, const std::string& authority,
-                           const SpiffeId& presented);
+/// A CONNECT inside a tunnel that came in at `arrival` and whose TLS session presented
+/// `presented`'s certificate.
+InboundPlan plan_tunnelled(const snapshot::Snapshot& snapshot, const snapshot::Arrival& arrival,
+                           const std::string& authority, const SpiffeId& presented);
 
 }  // namespace meshnode::proxy

@@ -15,6 +15,7 @@ class Pool::Opening final : public Retirable, private DialEvents {
     DialOptions options;
     options.to = key_.to;
     options.source = key_.source;
+    options.space = key_.space;
     dial_ = pool_.context_.network.dial(options, this);
   }
   const PoolKey& key() const { return key_; }

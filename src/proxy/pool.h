@@ -1,7 +1,8 @@
 #pragma once
 /// Tunnels to other nodes, shared by the connections of one loop: one pool key is one caller's
-/// certificate, one expected callee, one far agent and one source address. A tunnel takes up to
-/// min(100, the peer's limit) streams; then another is opened. Thread: one loop.
+/// certificate, one expected callee, one far agent, one source address and one network namespace to
+/// dial from. A tunnel takes up to min(100, the peer's limit) streams; then another is opened.
+/// Thread: one loop.
 
 #include <list>
 #include <map>
@@ -19,6 +20,7 @@ struct PoolKey {
   SpiffeId expected;
   SocketAddress to;
   std::optional<IpAddress> source;
+  std::uint16_t space = 0;  ///< DialOptions::space
   auto operator<=>(const PoolKey&) const = default;
 };
 

@@ -12,32 +12,45 @@ ProxyLoop::ProxyLoop(ProxyContext context)
 
 ProxyLoop::~ProxyLoop() = default;
 
-Status ProxyLoop::open(const ListenerSet& listeners) {
-  const auto add = [this](const std::vector<int>& descriptors, AcceptEvents& events) -> Status {
+Status ProxyLoop::open(std::uint16_t space, const ListenerSet& listeners) {
+  close(space);
+  if (draining_) {
+    return {};
+  }
+  Accepting accepting{listeners, outbound_.accepting(space), inbound_.plaintext(space),
+                      inbound_.tunnels(space), {}};
+  const auto add = [&](const std::vector<int>& descriptors, AcceptEvents& events) -> Status {
     for (const int descriptor : descriptors) {
       auto listener = context_.network.listen(descriptor, &events);
       if (!listener) {
         return fail(listener.error());
       }
-      listeners_.push_back(std::move(*listener));
+      accepting.listeners.push_back(std::move(*listener));
     }
     return {};
   };
-  if (auto added = add(listeners.outbound, outbound_); !added) {
-    return added;
+  auto added = add(listeners.outbound, *accepting.outbound);
+  if (added) {
+    added = add(listeners.plaintext, *accepting.plaintext);
   }
-  if (auto added = add(listeners.plaintext, inbound_.plaintext()); !added) {
-    return added;
+  if (added) {
+    added = add(listeners.tunnels, *accepting.tunnels);
   }
-  return add(listeners.tunnels, inbound_.tunnels());
+  if (added) {
+    accepting_[space] = std::move(accepting);
+  }
+  return added;
 }
+
+void ProxyLoop::close(std::uint16_t space) { accepting_.erase(space); }
 
 void ProxyLoop::swap(std::shared_ptr<const snapshot::Snapshot> snapshot) {
   context_.snapshot = std::move(snapshot);
 }
 
 void ProxyLoop::drain() {
-  listeners_.clear();
+  draining_ = true;
+  accepting_.clear();
   pool_.drain();
   inbound_.drain();
 }

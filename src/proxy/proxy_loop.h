@@ -2,6 +2,8 @@
 /// Everything of the proxy that lives on one loop: listeners, tunnels, connections. Sibling loops
 /// share the listeners' descriptors and nothing else. Thread: its loop's.
 
+#include <cstdint>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -12,19 +14,23 @@
 
 namespace meshnode::proxy {
 
-/// Descriptors of the shared listeners, by job; owned by the caller.
+/// Descriptors of the shared listeners, by job.
 struct ListenerSet {
   std::vector<int> outbound;
   std::vector<int> plaintext;
   std::vector<int> tunnels;
+  std::shared_ptr<const void> open;  ///< keeps them so; null when they outlive every loop
 };
 
 class ProxyLoop {
  public:
   explicit ProxyLoop(ProxyContext context);
   ~ProxyLoop();
-  /// Accepts from here on.
-  Status open(const ListenerSet& listeners);
+  /// Accepts from here on, in the network namespace `space` (DialOptions::space), in place of what
+  /// was open there. On an error nothing is.
+  Status open(std::uint16_t space, const ListenerSet& listeners);
+  /// No new connections there; those that live go on.
+  void close(std::uint16_t space);
   /// For new connections; those that live keep what they were planned with.
   void swap(std::shared_ptr<const snapshot::Snapshot> snapshot);
   /// No new connections, GOAWAY on every tunnel; idle() when the last connection has ended.
@@ -36,7 +42,15 @@ class ProxyLoop {
   Pool pool_;
   Outbound outbound_;
   Inbound inbound_;
-  std::vector<std::unique_ptr<Listener>> listeners_;
+  struct Accepting {
+    ListenerSet set;
+    std::unique_ptr<AcceptEvents> outbound;
+    std::unique_ptr<AcceptEvents> plaintext;
+    std::unique_ptr<AcceptEvents> tunnels;
+    std::vector<std::unique_ptr<Listener>> listeners;
+  };
+  std::map<std::uint16_t, Accepting> accepting_;  // by space
+  bool draining_ = false;
 };
 
 }  // namespace meshnode::proxy

@@ -1,6 +1,7 @@
 #include "snapshot/build.h"
 
 #include <algorithm>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -60,6 +61,8 @@ std::uint64_t stable_id(const SocketAddress& address) {
 }
 
 class Builder {
+  using Place = model::CatalogWorkload::Place;
+
  public:
   Builder(const model::Catalog& catalog, const SlotTable& slots, const Credentials& credentials)
       : catalog_(catalog), slots_(slots), credentials_(credentials) {
@@ -94,6 +97,8 @@ class Builder {
       workload->slot = slots_.slot(from.id);
       workload->ports = from.ports;
       workload->is_default = from.is_default;
+      workload->shares_addresses = from.place == Place::kHost;
+      if (from.place == Place::kNamespace) workload->space = workload->slot;
       const bool identified = !workload->identity.trust_domain().empty();
       const auto credential = credentials_.find(workload->identity);
       if (!identified) {
@@ -105,10 +110,12 @@ class Builder {
         workload->credential_problem = credential->second.problem;
       }
       snapshot.workloads.push_back(workload);
+      local_.push_back(workload);
       if (workload->slot != 0) snapshot.by_slot.emplace(workload->slot, workload);
+      if (from.place == Place::kNamespace) continue;
+      for (const IpAddress& ip : from.own) snapshot.by_address.emplace(ip, workload);
       if (identified) snapshot.by_server_name.emplace(workload->identity.server_name(), workload);
     }
-    local_ = snapshot.workloads;
   }
 
   void add_inbound(Snapshot& snapshot) {
@@ -117,6 +124,9 @@ class Builder {
     addresses.push_back(IpAddress::v6({0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1}));
     if (const auto& elsewhere = catalog_.address_elsewhere) {
       snapshot.dialled_as.emplace(*elsewhere, catalog_.dial_address(*elsewhere));
+    }
+    for (const auto& [at, workload] : catalog_.inbound_own) {
+      if (local_[workload]->space == 0) snapshot.inbound.emplace(at, local_[workload]);
     }
     for (const auto& entry : catalog_.inbound) {
       for (const IpAddress& ip : addresses) {
@@ -162,6 +172,10 @@ class Builder {
   /// node is that workload, not a second one.
   void add_parties(Snapshot& snapshot) const {
     std::unordered_map<IpAddress, std::size_t> count;
+    std::unordered_set<IpAddress> own(catalog_.addresses.begin(), catalog_.addresses.end());
+    for (const model::CatalogWorkload& workload : catalog_.workloads) {
+      own.insert(workload.own.begin(), workload.own.end());
+    }
     const auto add = [&](const IpAddress& ip, const Party& party) {
       if (++count[ip] == 1) {
         snapshot.party_by_ip.emplace(ip, party);
@@ -176,11 +190,15 @@ class Builder {
         const auto [it, fresh] = snapshot.parties.emplace(*party.identity, party);
         if (!fresh) keep_common(it->second, party);
       }
-      if (member.local) {
-        for (const IpAddress& ip : catalog_.addresses) add(ip, party);
-      } else if (std::find(catalog_.addresses.begin(), catalog_.addresses.end(), member.address) ==
-                 catalog_.addresses.end()) {
-        add(member.address, party);
+      if (!member.local) {
+        if (!own.contains(member.address)) add(member.address, party);
+        continue;
+      }
+      const model::CatalogWorkload& workload = catalog_.workloads[*member.local];
+      for (const IpAddress& ip : workload.own) add(ip, party);
+      if (workload.place != Place::kHost) continue;
+      for (const IpAddress& ip : catalog_.addresses) {
+        if (!snapshot.by_address.contains(ip)) add(ip, party);
       }
     }
   }

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <algorithm>
+#include <iterator>
 
 namespace meshnode::snapshot {
 namespace {
@@ -21,6 +22,12 @@ std::string lower(std::string_view text) {
   return out;
 }
 
+Error unknown_name(std::string_view server_name) {
+  return {ErrorCode::kNotFound,
+          fmt::format("no workload of this node answers to the server name '{}'",
+                      server_name.substr(0, 255))};
+}
+
 }  // namespace
 
 const Route* Snapshot::route(const SocketAddress& destination) const {
@@ -33,7 +40,13 @@ std::shared_ptr<const LocalWorkload> Snapshot::caller(std::uint16_t slot) const 
   return it == by_slot.end() ? nullptr : it->second;
 }
 
-std::shared_ptr<const LocalWorkload> Snapshot::callee(const SocketAddress& destination) const {
+std::shared_ptr<const LocalWorkload> Snapshot::callee(const SocketAddress& destination,
+                                                      std::uint16_t space) const {
+  if (space != 0) {
+    auto workload = caller(space);
+    const bool there = workload && workload->space == space && workload->declares(destination.port);
+    return there ? workload : nullptr;
+  }
   const auto it = inbound.find(normalised(destination));
   return it == inbound.end() ? nullptr : it->second;
 }
@@ -44,30 +57,42 @@ SocketAddress Snapshot::dial_address(const SocketAddress& destination) const {
 }
 
 Result<std::shared_ptr<const LocalWorkload>> Snapshot::for_server_name(
-    std::optional<std::string_view> server_name) const {
+    std::optional<std::string_view> server_name, const Arrival& arrival) const {
+  if (arrival.space != 0) return in_namespace(server_name, arrival.space);
   if (server_name) {
     const auto it = by_server_name.find(lower(*server_name));
     if (it != by_server_name.end()) return it->second;
+    return fail(unknown_name(*server_name));
+  }
+  const auto own = by_address.find(arrival.local);
+  if (own != by_address.end()) return own->second;
+  std::vector<std::shared_ptr<const LocalWorkload>> sharing;
+  std::copy_if(workloads.begin(), workloads.end(), std::back_inserter(sharing),
+               [](const auto& workload) { return workload->shares_addresses; });
+  if (sharing.size() == 1) return sharing.front();
+  std::erase_if(sharing, [](const auto& workload) { return !workload->is_default; });
+  if (sharing.size() == 1) return sharing.front();
+  if (sharing.size() > 1) {
     return fail(ErrorCode::kNotFound,
-                fmt::format("no workload of this node answers to the server name '{}'",
-                            server_name->substr(0, 255)));
+                fmt::format("no server name was sent, and {} and {} are both marked default",
+                            sharing[0]->id.text(), sharing[1]->id.text()));
   }
-  if (workloads.size() == 1) return workloads.front();
-  std::shared_ptr<const LocalWorkload> chosen;
-  for (const auto& workload : workloads) {
-    if (!workload->is_default) continue;
-    if (chosen != nullptr) {
-      return fail(ErrorCode::kNotFound,
-                  fmt::format("no server name was sent, and {} and {} are both marked default",
-                              chosen->id.text(), workload->id.text()));
-    }
-    chosen = workload;
-  }
-  if (chosen != nullptr) return chosen;
   return fail(ErrorCode::kNotFound,
               workloads.empty() ? "this node has no workload"
                                 : "no server name was sent, and none of this node's workloads is "
                                   "marked default: true");
+}
+
+Result<std::shared_ptr<const LocalWorkload>> Snapshot::in_namespace(
+    std::optional<std::string_view> server_name, std::uint16_t space) const {
+  auto workload = caller(space);
+  if (!workload || workload->space != space) {
+    return fail(ErrorCode::kNotFound, "the workload of this network namespace is not enrolled now");
+  }
+  if (server_name && lower(*server_name) != workload->identity.server_name()) {
+    return fail(unknown_name(*server_name));
+  }
+  return workload;
 }
 
 }  // namespace meshnode::snapshot

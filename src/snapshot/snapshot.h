@@ -4,6 +4,7 @@
 
 #include <meshnode/address.h>
 #include <meshnode/ids.h>
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -45,6 +46,18 @@ struct LocalWorkload {
   std::string credential_problem;
   std::vector<std::uint16_t> ports;  ///< declared, sorted
   bool is_default = false;           ///< answers a tunnel without SNI
+  /// DialOptions::space of its network namespace: its slot, or 0 when it lives in the agent's.
+  std::uint16_t space = 0;
+  bool shares_addresses = true;  ///< has neither an address of the host nor a namespace to itself
+  bool declares(std::uint16_t port) const {
+    return std::binary_search(ports.begin(), ports.end(), port);
+  }
+};
+
+/// Which network namespace an accepted connection is in, and our end of it.
+struct Arrival {
+  std::uint16_t space = 0;  ///< DialOptions::space
+  IpAddress local;
 };
 
 /// One workload's address and port.
@@ -82,8 +95,11 @@ class Snapshot {
   /// Virtual addresses of services and declared ports of mesh addresses. Anything not here goes
   /// direct.
   std::unordered_map<SocketAddress, Route> routes;
-  /// Declared ports of this node's workloads at each of the node's addresses.
+  /// Declared ports of this node's workloads at each of the node's addresses; those in network
+  /// namespaces of their own are not among them.
   std::unordered_map<SocketAddress, std::shared_ptr<const LocalWorkload>> inbound;
+  /// Workloads that have one of the node's addresses to themselves.
+  std::unordered_map<IpAddress, std::shared_ptr<const LocalWorkload>> by_address;
   /// An address of `inbound` that the host itself does not have, and the one it has to dial
   /// instead.
   std::optional<std::pair<IpAddress, IpAddress>> dialled_as;
@@ -95,14 +111,21 @@ class Snapshot {
 
   const Route* route(const SocketAddress& destination) const;
   std::shared_ptr<const LocalWorkload> caller(std::uint16_t slot) const;
-  /// The workload whose declared endpoint this is. A loopback address stands for the node itself.
-  std::shared_ptr<const LocalWorkload> callee(const SocketAddress& destination) const;
+  /// The workload whose declared endpoint `destination` is, in the network namespace `space`. A
+  /// loopback address stands for the node itself; in another network namespace, any address that
+  /// led there is the workload's.
+  std::shared_ptr<const LocalWorkload> callee(const SocketAddress& destination,
+                                              std::uint16_t space) const;
   /// Where to dial a callee() that was asked for at `destination`: an address that the host has.
   SocketAddress dial_address(const SocketAddress& destination) const;
-  /// Which workload's certificate a tunnel asks for (design §4); without a server name the only
-  /// workload or the one marked default.
+  /// Which workload's certificate a tunnel asks for (design §4); without a server name the one that
+  /// has the address or the namespace to itself, else the only one or the one marked default.
   Result<std::shared_ptr<const LocalWorkload>> for_server_name(
-      std::optional<std::string_view> server_name) const;
+      std::optional<std::string_view> server_name, const Arrival& arrival) const;
+
+ private:
+  Result<std::shared_ptr<const LocalWorkload>> in_namespace(
+      std::optional<std::string_view> server_name, std::uint16_t space) const;
 };
 
 }  // namespace meshnode::snapshot

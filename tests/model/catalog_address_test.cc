@@ -26,17 +26,28 @@ std::string entry(const std::string& account, const std::string& port, bool tunn
          "}}\nspec: {address: 10.79.0.77, serviceAccount: " + account + ", ports: {p: " + port +
          "}}\n";
 }
-std::string service(const std::string& app, const std::string& ip, const std::string& port) {
-  return "---\napiVersion: v1\nkind: Service\nmetadata: {name: " + app +
-         ", namespace: shop}\nspec: {clusterIP: \"" + ip + "\", selector: {app: " + app +
-         "}, ports: [{name: p, port: " + port + "}]}\n";
+std::string service(const std::string& name, const std::string& ip, const std::string& port,
+                    const std::string& app = "") {
+  return "---\napiVersion: v1\nkind: Service\nmetadata: {name: " + name +
+         ", namespace: shop}\nspec: {clusterIP: \"" + ip +
+         "\", selector: {app: " + (app.empty() ? name : app) + "}, ports: [{name: p, port: " + port + "}]}\n";
 }
 
-Catalog catalog_of(const std::string& text, const std::vector<std::string>& addresses) {
+std::string local_workload(const std::string& name, const std::string& match,
+                           const std::string& ports) {
+  return "---\napiVersion: meshnode.io/v1\nkind: Workload\nmetadata: {name: " + name +
+         ", namespace: shop, labels: {app: " + name + "}}\nspec: {match: {" + match +
+         "}, serviceAccount: " + name + ", ports: [" + ports + "]}\n";
+}
+
+using Namespaces = std::map<WorkloadId, std::vector<IpAddress>>;
+
+Catalog catalog_of(const std::string& text, const std::vector<std::string>& addresses,
+                   Namespaces namespaces = {}) {
   ConfigSet set;
   set.update("f.yaml", text);
   REQUIRE(set.rejected().empty());
-  CatalogInput input{"host", {}};
+  CatalogInput input{"host", {}, std::move(namespaces)};
   for (const std::string& address : addresses) {
     input.local_addresses.push_back(*IpAddress::parse(address));
   }
@@ -94,7 +105,7 @@ TEST_CASE("without an address of the family the other one is dialled, without an
   const Catalog bare = catalog_of(files, {});
   CHECK(at(bare, "10.79.0.77:80") == "local 127.0.0.1:80");
   CHECK(at(bare, "10.99.0.1:80") == "local 127.0.0.1:80");
-  CHECK(bare.dial_address(Family::kV6).text() == "::1");
+  CHECK(bare.dial_address(Family::kV6, 0).text() == "::1");
 }
 
 TEST_CASE("a Node address that an interface has is no problem and is dialled") {
@@ -128,4 +139,79 @@ TEST_CASE("another host's address in our Node never swaps two workloads, nor ope
     CHECK(at(catalog, "10.99.0.2:80") == "local 10.0.0.5:80");
     CHECK(codes(catalog) == Codes{"node-address-elsewhere"});
   }
+}
+
+TEST_CASE("a workload with an address of the host to itself answers there, the others elsewhere") {
+  const std::string own = local_workload("own", "address: 10.0.0.6", "{port: 80}, {port: 81}");
+  const std::string files = kWorkload.substr(4) + own + service("web", "10.99.0.1", "80") +
+                            service("own", "10.99.0.2", "80") + service("own6", "fd99::2", "80", "own");
+  const Catalog catalog = catalog_of(files, {"10.0.0.6", "10.0.0.5"});
+  CHECK(codes(catalog) == Codes{"identity-not-configured"});
+  const auto who = [&](const std::string& address) {
+    const auto found = catalog.answers(*SocketAddress::parse(address));
+    return found ? catalog.workloads[*found].id.name : "";
+  };
+  CHECK(who("10.0.0.6:80") == "own");
+  CHECK(who("10.0.0.6:81") == "own");
+  CHECK(who("10.0.0.5:80") == "web");
+  CHECK(who("127.0.0.1:80") == "web");
+  CHECK(who("10.0.0.5:81") == "");
+  CHECK(who("10.0.0.7:80") == "");
+  CHECK(at(catalog, "10.0.0.6:80") == "local 10.0.0.6:80");
+  CHECK(at(catalog, "10.0.0.5:81") == "direct");
+  // Neither is dialled at the other's.
+  CHECK(at(catalog, "10.99.0.1:80") == "local 10.0.0.5:80");
+  CHECK(at(catalog, "10.99.0.2:80") == "local 10.0.0.6:80");
+  CHECK(at(catalog, "[fd99::2]:80") == "local 10.0.0.6:80");
+}
+
+TEST_CASE("an address that is elsewhere now is dialled there, and said to be") {
+  const std::string files = local_workload("own", "address: 10.0.0.6", "{port: 80}") +
+                            "---\napiVersion: networking.istio.io/v1\nkind: WorkloadEntry\n"
+                            "metadata: {name: own-vip, namespace: shop, labels: {app: own, "
+                            "networking.istio.io/tunnel: http}}\n"
+                            "spec: {address: 10.0.0.6, serviceAccount: own, ports: {p: 80}}\n";
+  const Catalog away = catalog_of(files.substr(4), {"10.0.0.5"});
+  CHECK(at(away, "10.0.0.6:80") == "tunnel 10.0.0.6:80");
+  CHECK(codes(away) == Codes{"identity-not-configured", "workload-address-elsewhere"});
+  CHECK(away.problems[1].informational);
+  const Catalog here = catalog_of(files.substr(4), {"10.0.0.5", "10.0.0.6"});
+  CHECK(at(here, "10.0.0.6:80") == "local 10.0.0.6:80");
+  CHECK(codes(here) == Codes{"identity-not-configured"});
+}
+
+TEST_CASE("a workload in a network namespace answers at that namespace's addresses alone") {
+  const std::string files = kWorkload.substr(4) +
+                            local_workload("box", "netns: /run/netns/box", "{port: 80}") +
+                            service("box", "10.99.0.2", "80") +
+                            service("box6", "fd99::2", "80", "box");
+  const Namespaces known = {{{"shop", "box"}, {*IpAddress::parse("10.1.0.2"),
+                                               *IpAddress::parse("fd01::2"),
+                                               *IpAddress::parse("fe80::2")}}};
+  const Catalog catalog = catalog_of(files, {"10.0.0.5"}, known);
+  CHECK(at(catalog, "10.1.0.2:80") == "local 10.1.0.2:80");
+  CHECK(at(catalog, "[fd01::2]:80") == "local [fd01::2]:80");
+  CHECK(at(catalog, "10.1.0.2:81") == "direct");
+  CHECK(at(catalog, "10.0.0.5:80") == "local 10.0.0.5:80");
+  CHECK(at(catalog, "10.99.0.2:80") == "local 10.1.0.2:80");
+  CHECK(at(catalog, "[fd99::2]:80") == "local [fd01::2]:80");
+  const auto box = catalog.answers(*SocketAddress::parse("10.1.0.2:80"));
+  REQUIRE(box);
+  CHECK(catalog.workloads[*box].id.name == "box");
+  CHECK_FALSE(catalog.answers(*SocketAddress::parse("[fe80::2]:80")));
+
+  const Catalog unknown = catalog_of(files, {"10.0.0.5"});
+  CHECK(at(unknown, "10.99.0.2:80") == "refused");
+  CHECK(at(unknown, "10.1.0.2:80") == "direct");
+}
+
+TEST_CASE("two network namespaces with one address: neither is reached there") {
+  const std::string files = kNode + local_workload("a", "netns: /run/netns/a", "{port: 80}") +
+                            local_workload("b", "netns: /run/netns/b", "{port: 80}, {port: 81}");
+  const std::vector<IpAddress> same = {*IpAddress::parse("10.1.0.2")};
+  const Catalog catalog =
+      catalog_of(files, {"10.79.0.77"}, {{{"shop", "a"}, same}, {{"shop", "b"}, same}});
+  CHECK(at(catalog, "10.1.0.2:80") == "refused");
+  CHECK(at(catalog, "10.1.0.2:81") == "local 10.1.0.2:81");
+  CHECK(codes(catalog) == Codes{"address-conflict"});
 }

@@ -175,6 +175,15 @@ TEST_CASE("a Workload says what the contract lists, and defaults the rest") {
   }
 }
 
+TEST_CASE("a Workload is told by an address or a network namespace as well") {
+  const auto match = [](const std::string& text) {
+    return spec<WorkloadSpec>(workload("  match: " + text + "\n")).match;
+  };
+  CHECK(match("{address: \"fd00::5\"}") == Match(MatchAddress{*IpAddress::parse("fd00::5")}));
+  CHECK(match("{netns: /run/netns/web}") == Match(MatchNetns{"/run/netns/web", 0}));
+  CHECK(match("{netns: 4194304}") == Match(MatchNetns{{}, 4194304}));
+}
+
 TEST_CASE("a Workload's mistakes are named") {
   std::string many = "  ports: [";
   for (int i = 1; i <= 65; ++i) many += "{port: " + std::to_string(1000 + i) + "}, ";
@@ -184,8 +193,18 @@ TEST_CASE("a Workload's mistakes are named") {
       {workload("  match: {user: a, cgroup: b}\n"), "exactly one of"},
       {workload("  match: {usr: a}\n"), "spec.match.usr: unknown field; did you mean 'user'?"},
       {workload("  match: {systemdUnit: a.service}\n"), "systemdUnit: is not supported by this v"},
-      {workload("  match: {netns: a}\n"), "spec.match.netns: is not supported by this version"},
-      {workload("  match: {address: 10.0.0.1}\n"), "spec.match.address: is not supported"},
+      {workload("  match: {netns: web}\n"), "neither the id of a process nor an absolute path"},
+      {workload("  match: {netns: /}\n"), "neither the id of a process nor an absolute path"},
+      {workload("  match: {netns: /run/../a}\n"), "neither the id of a process nor an absolute"},
+      {workload("  match: {netns: \"7\"}\n"), "neither the id of a process nor an absolute path"},
+      {workload("  match: {netns: /" + std::string(512, 'a') + "}\n"), "neither the id"},
+      {workload("  match: {netns: 0}\n"), "0 is out of range; allowed is 1 to 4194304"},
+      {workload("  match: {netns: [1]}\n"), "expected a string, found a list"},
+      {workload("  match: {address: web}\n"), "spec.match.address"},
+      {workload("  match: {address: 127.0.0.1}\n"), "no address that one workload could have"},
+      {workload("  match: {address: \"::\"}\n"), "no address that one workload could have"},
+      {workload("  match: {address: 224.0.0.1}\n"), "no address that one workload could have"},
+      {workload("  match: {address: \"fe80::1\"}\n"), "no address that one workload could have"},
       {workload("  match: {user: \"a b\"}\n"), "is not a user name"},
       {workload("  match: {user: \"\"}\n"), "is not a user name"},
       {workload("  match: {user: [a]}\n"), "expected a string, found a list"},

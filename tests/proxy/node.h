@@ -38,7 +38,7 @@ struct Node {
     const int tunnels4 = network_.bind({v4, 15008});
     const int tunnels6 = network_.bind({v6, 15008});
     proxy = std::make_unique<ProxyLoop>(recorders.context(loop_, network_, snapshot));
-    REQUIRE(proxy->open({{outbound}, {plaintext}, {tunnels4, tunnels6}}));
+    REQUIRE(proxy->open(0, {{outbound}, {plaintext}, {tunnels4, tunnels6}, nullptr}));
   }
   /// A program of the workload at `slot` connects to `to`; a rule leads it to us.
   std::unique_ptr<FakePeer> call(const std::string& to, std::uint16_t slot = 1) {

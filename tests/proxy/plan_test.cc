@@ -51,7 +51,7 @@ snapshot::Snapshot some_snapshot() {
 
 OutboundFacts facts(std::uint16_t slot, const std::string& original) {
   const auto k = static_cast<std::uint8_t>(slot);
-  return {slot, {IpAddress::v4({127, 15, 0, k}), 15001}, at(original)};
+  return {0, slot, {IpAddress::v4({127, 15, 0, k}), 15001}, at(original)};
 }
 
 std::string refusal(const OutboundPlan& plan) {
@@ -176,7 +176,7 @@ TEST_CASE("plaintext goes to where it was headed") {
     INFO(row.local << " " << row.original);
     const auto original =
         row.original.empty() ? std::nullopt : std::optional<SocketAddress>(at(row.original));
-    const InboundPlan plan = plan_plaintext(snapshot, at(row.local), original);
+    const InboundPlan plan = plan_plaintext(snapshot, 0, at(row.local), original);
     CHECK((plan.callee != nullptr) == row.known);
     const auto* direct = std::get_if<GoDirect>(&plan.step);
     REQUIRE((direct != nullptr) == !row.to.empty());
@@ -213,7 +213,7 @@ TEST_CASE("a tunnelled connection reaches only what its certificate answers for"
   };
   for (const Row& row : rows) {
     INFO(row.authority << " " << row.presented.uri());
-    const InboundPlan plan = plan_tunnelled(snapshot, row.authority, row.presented);
+    const InboundPlan plan = plan_tunnelled(snapshot, {}, row.authority, row.presented);
     const auto* refuse = std::get_if<Refuse>(&plan.step);
     CHECK((refuse == nullptr) == row.allowed);
     CHECK((plan.callee != nullptr) == row.allowed);
@@ -227,16 +227,48 @@ TEST_CASE("a tunnelled connection reaches only what its certificate answers for"
   }
 }
 
+TEST_CASE("in a namespace of its own a workload is known by its listener") {
+  auto snapshot = some_snapshot();
+  auto boxed = workload(kReviews, 9, {6060}, credential_for(kReviews));
+  boxed->space = 9;
+  snapshot.by_slot.emplace(boxed->slot, boxed);
+
+  // Whatever capture address its SYN was led to.
+  OutboundFacts inside = facts(1, "10.0.0.2:9080");
+  inside.space = 9;
+  const OutboundPlan plan = plan_outbound(snapshot, inside, 0);
+  REQUIRE(plan.caller);
+  CHECK(plan.caller->identity == kReviews);
+  CHECK(std::holds_alternative<GoTo>(plan.step));
+  // And nobody outside is it.
+  CHECK(std::holds_alternative<Refuse>(
+      plan_outbound(snapshot, facts(9, "10.0.0.2:9080"), 0).step));
+
+  const snapshot::Arrival arrival{9, ip("10.1.0.2")};
+  const auto goes = [&](const std::string& authority, const SpiffeId& presented) {
+    return std::holds_alternative<GoDirect>(
+        plan_tunnelled(snapshot, arrival, authority, presented).step);
+  };
+  CHECK(goes("10.1.0.2:6060", kReviews));
+  CHECK_FALSE(goes("10.1.0.2:6060", kProduct));
+  CHECK_FALSE(goes("10.1.0.2:6061", kReviews));
+  CHECK_FALSE(goes("10.1.0.3:6060", kReviews));
+  CHECK_FALSE(goes("127.0.0.1:6060", kReviews));
+  CHECK_FALSE(goes("10.0.0.1:9080", kReviews));
+  CHECK(plan_plaintext(snapshot, 9, at("10.1.0.2:6060"), std::nullopt).callee == boxed);
+  CHECK(plan_plaintext(snapshot, 0, at("10.1.0.2:6060"), std::nullopt).callee == nullptr);
+}
+
 TEST_CASE("an authority that only translation leads here is dialled at an address of the host") {
   auto snapshot = some_snapshot();
   const std::vector<IpAddress> advertised = {ip("203.0.113.7")};
   enrol(snapshot, workload(kReviews, 3, {6060}), advertised);
   snapshot.dialled_as.emplace(ip("203.0.113.7"), ip("10.0.0.1"));
-  const InboundPlan plan = plan_tunnelled(snapshot, "203.0.113.7:6060", kReviews);
+  const InboundPlan plan = plan_tunnelled(snapshot, {}, "203.0.113.7:6060", kReviews);
   REQUIRE(std::holds_alternative<GoDirect>(plan.step));
   CHECK(std::get<GoDirect>(plan.step).to == at("10.0.0.1:6060"));
   REQUIRE(plan.callee);
   CHECK(plan.callee->identity == kReviews);
   CHECK(
-      std::holds_alternative<Refuse>(plan_tunnelled(snapshot, "203.0.113.7:6060", kProduct).step));
+      std::holds_alternative<Refuse>(plan_tunnelled(snapshot, {}, "203.0.113.7:6060", kProduct).step));
 }

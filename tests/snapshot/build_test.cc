@@ -1,5 +1,6 @@
 #include "snapshot/build.h"
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <chrono>
 #include <ctime>
@@ -152,14 +153,14 @@ TEST_CASE("the callee is found at every address of the node, loopback included")
   for (const char* address :
        {"10.77.0.1:9080", "[fd00::1]:9080", "127.0.0.1:9080", "127.200.3.4:9080", "[::1]:9080"}) {
     CAPTURE(address);
-    const auto callee = snapshot->callee(at(address));
+    const auto callee = snapshot->callee(at(address), 0);
     REQUIRE(callee != nullptr);
     CHECK(callee->id.name == "web");
   }
   for (const char* address :
        {"10.77.0.1:9081", "10.77.0.2:9080", "127.0.0.1:22", "[fd00::2]:9080"}) {
     CAPTURE(address);
-    CHECK(snapshot->callee(at(address)) == nullptr);
+    CHECK(snapshot->callee(at(address), 0) == nullptr);
   }
   const Route* loopback = snapshot->route(at("127.0.0.1:9080"));
   REQUIRE(loopback != nullptr);
@@ -180,24 +181,60 @@ TEST_CASE("the caller is found by slot") {
 
 TEST_CASE("a server name asks for one workload, none asks for the default") {
   const auto two = snapshot_of(kNode + kWeb + kClient);
-  CHECK((*two->for_server_name("web.shop.sa.td"))->id.name == "web");
-  CHECK((*two->for_server_name("WEB.shop.SA.td"))->id.name == "web");
+  CHECK((*two->for_server_name("web.shop.sa.td", Arrival{}))->id.name == "web");
+  CHECK((*two->for_server_name("WEB.shop.SA.td", Arrival{}))->id.name == "web");
   for (const char* name : {"", "web", "web.shop.sa.other", "db.shop.sa.td", "web.shop.sa.td."}) {
-    const auto refused = two->for_server_name(name);
+    const auto refused = two->for_server_name(name, Arrival{});
     REQUIRE_FALSE(refused);
     CHECK(refused.error().code == ErrorCode::kNotFound);
   }
-  const auto unnamed = two->for_server_name({});
+  const auto unnamed = two->for_server_name({}, Arrival{});
   REQUIRE_FALSE(unnamed);
   CHECK_THAT(unnamed.error().message, Catch::Contains("default: true"));
 
-  CHECK((*snapshot_of(kNode + kWeb)->for_server_name({}))->id.name == "web");
-  CHECK_FALSE(snapshot_of(kNode)->for_server_name({}));
+  CHECK((*snapshot_of(kNode + kWeb)->for_server_name({}, Arrival{}))->id.name == "web");
+  CHECK_FALSE(snapshot_of(kNode)->for_server_name({}, Arrival{}));
 
   const std::string marked = kWeb.substr(0, kWeb.size() - 2) + ", default: true}\n";
-  CHECK((*snapshot_of(kNode + marked + kClient)->for_server_name({}))->id.name == "web");
+  CHECK((*snapshot_of(kNode + marked + kClient)->for_server_name({}, Arrival{}))->id.name == "web");
   const std::string also = kClient.substr(0, kClient.size() - 2) + ", default: true}\n";
-  CHECK_FALSE(snapshot_of(kNode + marked + also)->for_server_name({}));
+  CHECK_FALSE(snapshot_of(kNode + marked + also)->for_server_name({}, Arrival{}));
+}
+
+TEST_CASE("at an address or in a namespace of its own a workload needs no server name") {
+  const std::string own =
+      "---\napiVersion: meshnode.io/v1\nkind: Workload\nmetadata: {name: own, namespace: shop}\n"
+      "spec: {match: {address: 10.77.0.1}, serviceAccount: own, ports: [{port: 9080}]}\n";
+  const std::string boxed =
+      "---\napiVersion: meshnode.io/v1\nkind: Workload\nmetadata: {name: box, namespace: shop}\n"
+      "spec: {match: {netns: /run/netns/box}, serviceAccount: box, ports: [{port: 9080}]}\n";
+  const auto snapshot = snapshot_of(kNode + kWeb + own + boxed);
+  const auto who = [&](std::optional<std::string_view> name, const Arrival& arrival) {
+    const auto found = snapshot->for_server_name(name, arrival);
+    return found ? (*found)->id.name : std::string();
+  };
+  const Arrival at_own{0, *IpAddress::parse("10.77.0.1")};
+  const Arrival at_shared{0, *IpAddress::parse("fd00::1")};
+  CHECK(who({}, at_own) == "own");
+  CHECK(who("web.shop.sa.td", at_own) == "web");
+  CHECK(who({}, at_shared) == "web");
+  CHECK(who("own.shop.sa.td", at_shared) == "own");
+  CHECK(who("box.shop.sa.td", at_shared) == "");
+
+  const auto box = std::find_if(snapshot->workloads.begin(), snapshot->workloads.end(),
+                                [](const auto& workload) { return workload->id.name == "box"; });
+  REQUIRE(box != snapshot->workloads.end());
+  CHECK((*box)->space == (*box)->slot);
+  const Arrival inside{(*box)->space, *IpAddress::parse("10.1.0.2")};
+  CHECK(who({}, inside) == "box");
+  CHECK(who("box.shop.sa.TD", inside) == "box");
+  CHECK(who("web.shop.sa.td", inside) == "");
+  CHECK(who({}, {99, inside.local}) == "");
+  CHECK(snapshot->callee(at("10.1.0.2:9080"), inside.space) == *box);
+  CHECK(snapshot->callee(at("127.0.0.1:9080"), inside.space) == *box);
+  CHECK(snapshot->callee(at("10.1.0.2:9081"), inside.space) == nullptr);
+  CHECK(snapshot->callee(at("10.77.0.1:9080"), 0)->id.name == "own");
+  CHECK(snapshot->callee(at("127.0.0.1:9080"), 0)->id.name == "web");
 }
 
 TEST_CASE("credentials belong to identities, and their absence says why") {
@@ -205,10 +242,10 @@ TEST_CASE("credentials belong to identities, and their absence says why") {
   Credentials credentials;
   credentials[web] = {std::make_shared<FakeCredential>(web), "expires soon"};
   const auto snapshot = snapshot_of(kNode + kWeb + kClient, credentials);
-  const auto have = *snapshot->for_server_name("web.shop.sa.td");
+  const auto have = *snapshot->for_server_name("web.shop.sa.td", Arrival{});
   CHECK(have->credential != nullptr);
   CHECK(have->credential_problem == "expires soon");
-  const auto lack = *snapshot->for_server_name("client.shop.sa.td");
+  const auto lack = *snapshot->for_server_name("client.shop.sa.td", Arrival{});
   CHECK(lack->credential == nullptr);
   CHECK_THAT(lack->credential_problem, Catch::Contains("spiffe://td/ns/shop/sa/client"));
 

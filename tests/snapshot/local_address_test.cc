@@ -111,7 +111,7 @@ TEST_CASE("what is advertised is answered for, and dialled at an address of the 
       "spec: {match: {user: web}, ports: [{port: 9080}]}\n";
   const SocketAddress advertised{ip("203.0.113.7"), 9080};
   const auto natted = snapshot_of(node("203.0.113.7") + web, {ip("10.0.0.5"), ip("fd00::5")});
-  REQUIRE(natted->callee(advertised) != nullptr);
+  REQUIRE(natted->callee(advertised, 0) != nullptr);
   CHECK(natted->dial_address(advertised).text() == "10.0.0.5:9080");
   for (const char* own : {"10.0.0.5:9080", "[fd00::5]:9080", "127.0.0.1:9080"}) {
     CHECK(natted->dial_address(*SocketAddress::parse(own)).text() == own);
