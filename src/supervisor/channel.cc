@@ -1,5 +1,6 @@
 #include "supervisor/channel.h"
 
+#include <fcntl.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -18,7 +19,7 @@ constexpr std::size_t kControlSpace = CMSG_SPACE(sizeof(int) * kMaxListeners);
 std::string reason(const char* what) { return std::string(what) + ": " + std::strerror(errno); }
 
 /// Sends what the socket takes; the octets sent or -1 with errno.
-ssize_t send_piece(int socket, std::string_view bytes, const std::vector<int>& descriptors) {
+ssize_t send_piece(int socket, std::string_view bytes, std::span<const Descriptor> descriptors) {
   iovec part{const_cast<char*>(bytes.data()), bytes.size()};
   msghdr message{};
   message.msg_iov = &part;
@@ -32,13 +33,16 @@ ssize_t send_piece(int socket, std::string_view bytes, const std::vector<int>& d
     header->cmsg_level = SOL_SOCKET;
     header->cmsg_type = SCM_RIGHTS;
     header->cmsg_len = CMSG_LEN(size);
-    std::memcpy(CMSG_DATA(header), descriptors.data(), size);
+    for (std::size_t i = 0; i < descriptors.size(); ++i) {
+      const int fd = descriptors[i].get();
+      std::memcpy(CMSG_DATA(header) + i * sizeof(int), &fd, sizeof(int));
+    }
   }
   return ::sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
 /// Takes over every descriptor that came with a message, wanted or not: an unread one would leak.
-void take_descriptors(msghdr& message, std::vector<Descriptor>& into) {
+void take_descriptors(msghdr& message, std::deque<Descriptor>& into) {
   for (cmsghdr* h = CMSG_FIRSTHDR(&message); h != nullptr; h = CMSG_NXTHDR(&message, h)) {
     if (h->cmsg_level != SOL_SOCKET || h->cmsg_type != SCM_RIGHTS) continue;
     const std::size_t count = (h->cmsg_len - CMSG_LEN(0)) / sizeof(int);
@@ -75,15 +79,22 @@ Status Channel::send(std::string_view body, std::span<const int> descriptors) {
   if (descriptors.size() > kMaxListeners) {
     return fail(ErrorCode::kLimit, "too many descriptors for one message");
   }
-  auto framed = make_frame(body);
+  auto framed = make_frame(body, descriptors.size());
   if (!framed) return fail(framed.error());
   if (queued_ + framed->size() > kMaxQueued) {
     broken_ = {ErrorCode::kLimit, "the other process reads nothing and its queue is full"};
     ::shutdown(socket_.get(), SHUT_RDWR);
     return fail(broken_);
   }
+  std::vector<Descriptor> copies;
+  for (const int fd : descriptors) {
+    copies.emplace_back(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
+    if (!copies.back()) {
+      return fail(ErrorCode::kUnavailable, reason("no descriptor is left for a message"));
+    }
+  }
   queued_ += framed->size();
-  queue_.push_back({std::move(*framed), 0, {descriptors.begin(), descriptors.end()}});
+  queue_.push_back({std::move(*framed), 0, std::move(copies)});
   if (!writable_) flush();
   return {};
 }
@@ -92,7 +103,8 @@ void Channel::flush() {
   while (!queue_.empty()) {
     Outgoing& first = queue_.front();
     const ssize_t sent = send_piece(socket_.get(), std::string_view(first.bytes).substr(first.sent),
-                                    first.sent == 0 ? first.descriptors : std::vector<int>{});
+                                    first.sent == 0 ? first.descriptors
+                                                    : std::span<const Descriptor>{});
     if (sent < 0 && errno == EINTR) continue;
     if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
       wait_until_writable();
@@ -164,8 +176,21 @@ void Channel::deliver() {
   while (!closed_) {
     auto body = decoder_.next();
     if (!body) return close(body.error());
-    if (!*body) return;
-    callbacks_.on_message(std::move(**body), std::exchange(received_, {}));
+    if (!*body) break;
+    std::vector<Descriptor> descriptors;
+    if (accepts_ == Descriptors::kAccept) {
+      if (received_.size() < decoder_.descriptors()) {
+        return close({ErrorCode::kInvalid, "descriptors are missing from a message"});
+      }
+      for (std::size_t i = decoder_.descriptors(); i > 0; --i) {
+        descriptors.push_back(std::move(received_.front()));
+        received_.pop_front();
+      }
+    }
+    callbacks_.on_message(std::move(**body), std::move(descriptors));
+  }
+  if (!closed_ && !decoder_.in_frame() && !received_.empty()) {
+    close({ErrorCode::kInvalid, "descriptors came without a message"});
   }
 }
 

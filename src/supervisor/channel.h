@@ -46,16 +46,15 @@ class Channel {
   Channel(const Channel&) = delete;
   Channel& operator=(const Channel&) = delete;
 
-  /// Queues and sends. The descriptors stay the caller's and must stay open as long as the
-  /// channel. A body beyond kMaxFrame, and everything on a closed channel, is dropped with an
-  /// error.
+  /// Queues and sends. The descriptors stay the caller's: copies travel. A body beyond kMaxFrame,
+  /// and everything on a closed channel, is dropped with an error.
   Status send(std::string_view body, std::span<const int> descriptors = {});
 
  private:
   struct Outgoing {
     std::string bytes;
     std::size_t sent = 0;
-    std::vector<int> descriptors;  // they go with the first octet
+    std::vector<Descriptor> descriptors;  // they go with the first octet
   };
 
   void read();
@@ -69,7 +68,7 @@ class Channel {
   Descriptors accepts_;
   Callbacks callbacks_;
   FrameDecoder decoder_;
-  std::vector<Descriptor> received_;
+  std::deque<Descriptor> received_;  // of messages that are not whole yet
   std::deque<Outgoing> queue_;
   std::size_t queued_ = 0;
   bool closed_ = false;

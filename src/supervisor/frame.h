@@ -1,6 +1,7 @@
 #pragma once
-/// Frames on the channel between supervisor and worker: four octets of length, most significant
-/// first, then that many octets. Pure. Thread: values.
+/// Frames on the channel between supervisor and worker: an octet that says how many descriptors
+/// travel along, three of length, most significant first, then that many octets. Pure. Thread:
+/// values.
 
 #include <meshnode/bytes.h>
 #include <meshnode/result.h>
@@ -15,8 +16,8 @@ namespace meshnode::supervisor {
 inline constexpr std::size_t kMaxFrame = 4 * 1024 * 1024;
 inline constexpr std::size_t kFrameHeader = 4;
 
-/// kLimit when the body is empty or longer than kMaxFrame.
-Result<std::string> make_frame(std::string_view body);
+/// kLimit when the body is empty or longer than kMaxFrame, or with more than 255 descriptors.
+Result<std::string> make_frame(std::string_view body, std::size_t descriptors = 0);
 
 /// Cuts a byte stream into bodies. Holds at most one frame and one fed piece.
 class FrameDecoder {
@@ -26,8 +27,11 @@ class FrameDecoder {
   /// when a header announces nothing or more than kMaxFrame; the stream is unusable then.
   Result<std::optional<std::string>> next();
   bool in_frame() const { return !buffer_.empty(); }
+  /// How many descriptors belong to the body that next() gave last.
+  std::size_t descriptors() const { return descriptors_; }
 
  private:
+  std::size_t descriptors_ = 0;
   std::string buffer_;
 };
 

@@ -14,6 +14,8 @@ using nlohmann::json;
 constexpr int kMaxDepth = 4;
 using capture::kMaxWorkloads;
 constexpr std::size_t kMaxReasons = 64;
+// Of each of a thousand workloads.
+constexpr std::size_t kMaxReason = 1024;
 
 std::string clipped(const std::string& text) { return text.substr(0, kMaxText); }
 
@@ -46,6 +48,30 @@ json to_json(const std::map<std::string, std::uint64_t>& counts, std::size_t max
   }
   return object;
 }
+json to_json(const SpaceListeners& m) {
+  return {{"type", "space-listeners"}, {"slot", m.slot}, {"names", m.names}};
+}
+json to_json(const SpaceGone& m) { return {{"type", "space-gone"}, {"slot", m.slot}}; }
+json addresses_json(const std::map<std::string, std::vector<std::string>>& spaces) {
+  json object = json::object();
+  for (const auto& [name, addresses] : spaces) {
+    if (object.size() == kMaxSpaces) break;
+    json list = json::array();
+    for (const auto& address : addresses) {
+      if (list.size() < kMaxSpaceAddresses) list.push_back(clipped(address));
+    }
+    object[clipped(name)] = std::move(list);
+  }
+  return object;
+}
+json failed_json(const std::map<std::string, std::string>& failed) {
+  json object = json::object();
+  for (const auto& [name, why] : failed) {
+    if (object.size() == kMaxWorkloads) break;
+    object[clipped(name)] = why.substr(0, kMaxReason);
+  }
+  return object;
+}
 json to_json(const CaptureReport& m) {
   auto waiting = m.waiting;
   if (waiting.size() > kMaxWorkloads) waiting.resize(kMaxWorkloads);
@@ -59,6 +85,8 @@ json to_json(const CaptureReport& m) {
           {"repaired", m.repaired},
           {"lastRepair", clipped(m.last_repair)},
           {"waiting", waiting},
+          {"failed", failed_json(m.failed)},
+          {"spaces", addresses_json(m.spaces)},
           {"bypass", to_json(m.bypass, kMaxReasons)},
           {"bypassByWorkload", to_json(m.bypass_by_workload, kMaxWorkloads)}};
 }
@@ -80,6 +108,11 @@ class Fields {
   std::uint64_t count(const char* name) {
     const json* value = take(name, json::value_t::number_unsigned);
     return value == nullptr ? 0 : value->get<std::uint64_t>();
+  }
+  std::uint16_t given_slot(const char* name) {
+    const std::uint16_t found = slot(name);
+    if (found == 0) complain(name);
+    return found;
   }
   std::uint16_t slot(const char* name) {
     const std::uint64_t found = count(name);
@@ -114,19 +147,34 @@ class Fields {
     return found;
   }
   std::vector<std::string> texts(const char* name, std::size_t max) {
-    std::vector<std::string> found;
     const json* value = take(name, json::value_t::array);
+    return value == nullptr ? std::vector<std::string>{} : list(name, *value, max);
+  }
+  std::map<std::string, std::vector<std::string>> lists(const char* name, std::size_t max,
+                                                        std::size_t max_each) {
+    std::map<std::string, std::vector<std::string>> found;
+    const json* value = take(name, json::value_t::object);
     if (value == nullptr) return found;
-    if (value->size() > max) {
-      complain(name);
-      return found;
-    }
-    for (const auto& entry : *value) {
-      if (!entry.is_string() || entry.get_ref<const std::string&>().size() > kMaxText) {
+    for (const auto& [key, entry] : value->items()) {
+      if (!entry.is_array() || key.size() > kMaxText || found.size() == max) {
         complain(name);
         return found;
       }
-      found.push_back(entry.get<std::string>());
+      found[key] = list(name, entry, max_each);
+    }
+    return found;
+  }
+  std::map<std::string, std::string> reasons(const char* name, std::size_t max) {
+    std::map<std::string, std::string> found;
+    const json* value = take(name, json::value_t::object);
+    if (value == nullptr) return found;
+    for (const auto& [key, entry] : value->items()) {
+      if (!entry.is_string() || entry.get_ref<const std::string&>().size() > kMaxReason ||
+          key.size() > kMaxText || found.size() == max) {
+        complain(name);
+        return found;
+      }
+      found[key] = entry.get<std::string>();
     }
     return found;
   }
@@ -151,6 +199,21 @@ class Fields {
   }
 
  private:
+  std::vector<std::string> list(const char* name, const json& entries, std::size_t max) {
+    std::vector<std::string> found;
+    if (entries.size() > max) {
+      complain(name);
+      return found;
+    }
+    for (const auto& entry : entries) {
+      if (!entry.is_string() || entry.get_ref<const std::string&>().size() > kMaxText) {
+        complain(name);
+        return found;
+      }
+      found.push_back(entry.get<std::string>());
+    }
+    return found;
+  }
   const json* take(const char* name, json::value_t type) {
     const auto at = object_.find(name);
     if (at == object_.end() || at->type() != type) {
@@ -207,6 +270,8 @@ void read(Fields& fields, CaptureReport& m) {
   m.repaired = fields.count("repaired");
   m.last_repair = fields.text("lastRepair");
   m.waiting = fields.texts("waiting", kMaxWorkloads);
+  m.failed = fields.reasons("failed", kMaxWorkloads);
+  m.spaces = fields.lists("spaces", kMaxSpaces, kMaxSpaceAddresses);
   m.bypass = fields.counts("bypass", kMaxReasons);
   m.bypass_by_workload = fields.counts("bypassByWorkload", kMaxWorkloads);
 }
@@ -235,6 +300,15 @@ Result<ToWorker> decode_to_worker(std::string_view text) {
     CaptureReport m;
     read(*fields, m);
     return finished<ToWorker>(*fields, std::move(m));
+  }
+  if (type == "space-listeners") {
+    SpaceListeners m;
+    m.slot = fields->given_slot("slot");
+    m.names = fields->texts("names", kMaxListeners);
+    return finished<ToWorker>(*fields, std::move(m));
+  }
+  if (type == "space-gone") {
+    return finished<ToWorker>(*fields, SpaceGone{fields->given_slot("slot")});
   }
   return fail(ErrorCode::kInvalid, "unknown message type");
 }

@@ -17,6 +17,10 @@ namespace meshnode::supervisor {
 
 /// Descriptors that travel with one message (Linux allows 253, SCM_MAX_FD).
 inline constexpr std::size_t kMaxListeners = 32;
+/// Network namespaces of workloads that are taken up at once.
+inline constexpr std::size_t kMaxSpaces = 256;
+/// Addresses of one that are told.
+inline constexpr std::size_t kMaxSpaceAddresses = 64;
 /// Any text inside a message: names, reasons, errors.
 inline constexpr std::size_t kMaxText = 4096;
 
@@ -46,6 +50,18 @@ struct Listeners {
   Steering steering;
   bool operator==(const Listeners&) const = default;
 };
+/// Listening sockets inside the network namespace of the workload of this slot, before any rule
+/// there leads to them. What they accept is that workload's, whatever capture address it came to.
+struct SpaceListeners {
+  std::uint16_t slot = 0;
+  std::vector<std::string> names;  ///< those of capture/listeners.h
+  bool operator==(const SpaceListeners&) const = default;
+};
+/// The namespace is not the workload's any more: its listeners accept nothing from now on.
+struct SpaceGone {
+  std::uint16_t slot = 0;
+  bool operator==(const SpaceGone&) const = default;
+};
 /// Read the configuration again (SIGHUP).
 struct Reload {
   bool operator==(const Reload&) const = default;
@@ -54,7 +70,8 @@ struct Reload {
 struct Drain {
   bool operator==(const Drain&) const = default;
 };
-/// What is in the kernel now. Sent after every change of it, and at most once a second.
+/// What is in the kernel now. Sent after every change of it, and at most once a second. `ok`,
+/// `error`, `v4` and `v6` are of the agent's own network namespace, the rest is of all.
 struct CaptureReport {
   bool ok = false;    ///< the rules of the last accepted spec are in force
   std::string error;  ///< why they are not, with the next step
@@ -65,7 +82,11 @@ struct CaptureReport {
   std::uint64_t repaired = 0;        ///< how often rules had gone missing and were put back
   std::string last_repair;           ///< what had, one line each; empty when nothing ever
   std::vector<std::string> waiting;  ///< enrolled workloads ("namespace/name") without a rule yet:
-                                     ///< their cgroup does not exist
+                                     ///< their cgroup or network namespace does not exist
+  /// Workloads whose network namespace has not the rules it should have: why, and the next step.
+  std::map<std::string, std::string> failed;
+  /// Workloads in network namespaces: the addresses there, loopback and link-local ones left out.
+  std::map<std::string, std::vector<std::string>> spaces;
   /// Packets that a backstop rejected: by reason ("inbound", "outbound", "own-port"), and by
   /// workload ("namespace/name") where the reason has one.
   std::map<std::string, std::uint64_t> bypass;
@@ -88,7 +109,7 @@ struct Drained {
   bool operator==(const Drained&) const = default;
 };
 
-using ToWorker = std::variant<Listeners, Reload, Drain, CaptureReport>;
+using ToWorker = std::variant<Listeners, Reload, Drain, CaptureReport, SpaceListeners, SpaceGone>;
 using ToSupervisor = std::variant<Ready, CaptureRequest, Drained>;
 
 std::string encode(const ToWorker& message);

@@ -1,5 +1,6 @@
 #include "supervisor/worker_link.h"
 
+#include <set>
 #include <utility>
 
 #include "io/loop.h"
@@ -27,6 +28,9 @@ class WorkerLink::Impl {
     if (auto* listeners = std::get_if<Listeners>(&*message)) {
       return take(*listeners, std::move(descriptors));
     }
+    if (auto* space = std::get_if<SpaceListeners>(&*message)) {
+      return take(*space, std::move(descriptors));
+    }
     if (!descriptors.empty() || !have_listeners_) {
       return gone({ErrorCode::kInvalid, "the supervisor sent its messages out of order"});
     }
@@ -34,6 +38,8 @@ class WorkerLink::Impl {
       callbacks_.on_reload();
     } else if (std::holds_alternative<Drain>(*message)) {
       callbacks_.on_drain();
+    } else if (const auto* space = std::get_if<SpaceGone>(&*message)) {
+      leave(space->slot);
     } else {
       callbacks_.on_capture_report(std::get<CaptureReport>(std::move(*message)));
     }
@@ -41,18 +47,46 @@ class WorkerLink::Impl {
 
   void take(Listeners& listeners, std::vector<Descriptor> descriptors) {
     if (have_listeners_ || listeners.names.size() != descriptors.size()) {
-      return gone({ErrorCode::kInvalid, "the supervisor sent " +
-                                            std::to_string(descriptors.size()) + " sockets for " +
-                                            std::to_string(listeners.names.size()) + " names"});
+      return gone(mismatch(listeners.names.size(), descriptors.size()));
     }
     have_listeners_ = true;
-    std::map<std::string, int> by_name;
+    callbacks_.on_listeners(by_name(listeners.names, descriptors), std::move(listeners.history),
+                            std::move(listeners.steering));
+  }
+
+  void take(const SpaceListeners& space, std::vector<Descriptor> descriptors) {
+    if (space.names.size() != descriptors.size()) {
+      return gone(mismatch(space.names.size(), descriptors.size()));
+    }
+    if (!have_listeners_ || spaces_.size() == kMaxSpaces || !spaces_.insert(space.slot).second) {
+      return gone({ErrorCode::kInvalid, "the supervisor sent its messages out of order"});
+    }
+    if (callbacks_.on_space) {
+      callbacks_.on_space(space.slot, by_name(space.names, descriptors));
+    }
+  }
+
+  void leave(std::uint16_t slot) {
+    if (spaces_.erase(slot) == 0) {
+      return gone({ErrorCode::kInvalid, "the supervisor sent its messages out of order"});
+    }
+    if (callbacks_.on_space_gone) callbacks_.on_space_gone(slot);
+  }
+
+  static Error mismatch(std::size_t names, std::size_t sockets) {
+    return {ErrorCode::kInvalid, "the supervisor sent " + std::to_string(sockets) +
+                                     " sockets for " + std::to_string(names) + " names"};
+  }
+
+  /// A name that comes twice is its first socket's; the other is closed.
+  static std::map<std::string, int> by_name(const std::vector<std::string>& names,
+                                            std::vector<Descriptor>& descriptors) {
+    std::map<std::string, int> named;
     for (std::size_t i = 0; i < descriptors.size(); ++i) {
-      const auto [at, fresh] = by_name.emplace(listeners.names[i], descriptors[i].get());
+      const auto [at, fresh] = named.emplace(names[i], descriptors[i].get());
       if (fresh) descriptors[i].release();
     }
-    callbacks_.on_listeners(std::move(by_name), std::move(listeners.history),
-                            std::move(listeners.steering));
+    return named;
   }
 
   void gone(Error why) {
@@ -62,6 +96,7 @@ class WorkerLink::Impl {
 
   WorkerCallbacks callbacks_;
   bool have_listeners_ = false;
+  std::set<std::uint16_t> spaces_;
   bool gone_ = false;
   Channel channel_;
 };

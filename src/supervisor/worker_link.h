@@ -2,6 +2,7 @@
 /// The worker's end of the channel to its supervisor. Lives on one loop, the worker's control loop;
 /// every callback comes on it and none before the constructor has returned.
 
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
@@ -32,11 +33,17 @@ struct WorkerCallbacks {
   /// The channel closed or broke; nothing comes after it. There is no point in living on: the
   /// kernel kills the worker with its supervisor, and a fresh supervisor brings fresh workers.
   std::function<void(Error why)> on_supervisor_gone;
+  /// Listening sockets inside the network namespace of the workload of `slot`, named as for
+  /// on_listeners; the receiver's, as those are, until on_space_gone(). Comes for a slot again only
+  /// after that. What they accept is that workload's. May be empty: the sockets are closed then.
+  std::function<void(std::uint16_t slot, std::map<std::string, int> by_name)> on_space{};
+  /// To be closed; they accept nothing any more.
+  std::function<void(std::uint16_t slot)> on_space_gone{};
 };
 
 class WorkerLink {
  public:
-  /// Takes the descriptor. All callbacks must be set; they may destroy anything but the link.
+  /// Takes the descriptor. All callbacks but those of spaces must be set; they may destroy anything but the link.
   WorkerLink(io::Loop& loop, int channel_fd, WorkerCallbacks callbacks);
   ~WorkerLink();
   WorkerLink(const WorkerLink&) = delete;

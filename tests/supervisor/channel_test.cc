@@ -245,6 +245,68 @@ TEST_CASE("a worker gets its listeners first and then what the supervisor says")
   CHECK(decode_to_supervisor(left.bodies[1]) == ToSupervisor(Drained{}));
 }
 
+TEST_CASE("descriptors belong to the message they came with, however the stream is cut") {
+  io::Loop loop;
+  auto ends = make_channel();
+  REQUIRE(ends);
+  End left;
+  Channel supervisor(loop, std::move(ends->first), Channel::Descriptors::kRefuse,
+                     left.callbacks(loop, 0));
+  Seen seen;
+  std::map<std::uint16_t, std::map<std::string, int>> spaces;
+  auto callbacks = seen.callbacks(loop);
+  callbacks.on_space = [&](std::uint16_t slot, std::map<std::string, int> by_name) {
+    spaces[slot] = std::move(by_name);
+  };
+  std::vector<std::uint16_t> gone;
+  callbacks.on_space_gone = [&](std::uint16_t slot) { gone.push_back(slot); };
+  REQUIRE(supervisor.send(encode(ToWorker(Listeners{{"admin"}, {}, {}})), std::array<int, 1>{0}));
+  // All of it lies in the socket before anything is read; one closes before it has gone.
+  REQUIRE(supervisor.send(encode(ToWorker(CaptureReport{}))));
+  std::array<int, 2> pipe{};
+  REQUIRE(::pipe(pipe.data()) == 0);
+  const ino_t in = inode(pipe[0]);
+  REQUIRE(supervisor.send(encode(ToWorker(SpaceListeners{4, {"outbound4", "inbound4"}})), pipe));
+  REQUIRE(supervisor.send(encode(ToWorker(SpaceListeners{5, {"outbound4"}})),
+                          std::array<int, 1>{pipe[1]}));
+  for (const int fd : pipe) ::close(fd);
+  REQUIRE(supervisor.send(encode(ToWorker(SpaceGone{4}))));
+  REQUIRE(supervisor.send(encode(ToWorker(Drain{}))));
+  WorkerLink link(loop, ends->second.release(), std::move(callbacks));
+  loop.run();
+  CHECK(seen.gone.empty());
+  CHECK(seen.reports.size() == 1);
+  REQUIRE(spaces.size() == 2);
+  CHECK(spaces[4].size() == 2);
+  CHECK(inode(spaces[4]["outbound4"]) == in);
+  CHECK(spaces[5].size() == 1);
+  CHECK(gone == std::vector<std::uint16_t>{4});
+  for (const auto& [slot, by_name] : spaces) {
+    for (const auto& [name, fd] : by_name) ::close(fd);
+  }
+  for (const auto& [name, fd] : seen.listeners) ::close(fd);
+}
+
+TEST_CASE("a worker that knows nothing of network namespaces keeps none of their sockets") {
+  io::Loop loop;
+  auto ends = make_channel();
+  REQUIRE(ends);
+  End left;
+  Channel supervisor(loop, std::move(ends->first), Channel::Descriptors::kRefuse,
+                     left.callbacks(loop, 0));
+  Seen seen;
+  WorkerLink link(loop, ends->second.release(), seen.callbacks(loop));
+  const int before = open_descriptors();
+  REQUIRE(supervisor.send(encode(ToWorker(Listeners{}))));
+  REQUIRE(supervisor.send(encode(ToWorker(SpaceListeners{4, {"outbound4"}})),
+                          std::array<int, 1>{0}));
+  REQUIRE(supervisor.send(encode(ToWorker(SpaceGone{4}))));
+  REQUIRE(supervisor.send(encode(ToWorker(Drain{}))));
+  loop.run();
+  CHECK(seen.gone.empty());
+  CHECK(open_descriptors() == before);
+}
+
 TEST_CASE("a worker gives up on a supervisor that breaks the order") {
   const auto gone_after = [](const ToWorker& message, std::size_t descriptors) {
     io::Loop loop;
@@ -264,6 +326,9 @@ TEST_CASE("a worker gives up on a supervisor that breaks the order") {
   CHECK(gone_after(Reload{}, 0).find("out of order") != std::string::npos);
   CHECK(gone_after(Listeners{{"a", "b"}, {}, {}}, 1).find("1 sockets for 2 names") !=
         std::string::npos);
+  CHECK(gone_after(SpaceListeners{1, {"a"}}, 1).find("out of order") != std::string::npos);
+  CHECK(gone_after(SpaceListeners{1, {"a"}}, 0).find("0 sockets for 1 names") != std::string::npos);
+  CHECK(gone_after(SpaceGone{1}, 0).find("out of order") != std::string::npos);
   CHECK(gone_after(Listeners{{"a"}, {}, {}}, 2).find("2 sockets for 1 names") != std::string::npos);
 }
 

@@ -26,6 +26,8 @@ CaptureReport any_report() {
   m.repaired = *rc::gen::arbitrary<std::uint64_t>();
   m.last_repair = ascii(200);
   m.waiting = {ascii(20), ascii(20)};
+  m.failed[ascii(10)] = ascii(200);
+  m.spaces[ascii(10)] = {ascii(40), ascii(40)};
   m.bypass[ascii(10)] = *rc::gen::arbitrary<std::uint64_t>();
   m.bypass_by_workload[ascii(10)] = *rc::gen::arbitrary<std::uint64_t>();
   return m;
@@ -49,8 +51,10 @@ TEST_CASE("every message to a worker survives the channel") {
       listeners.steering.slots["shop/w" + std::to_string(i)] = i;
     }
     listeners.steering.next = *rc::gen::inRange<std::uint16_t>(0, capture::kMaxSlot + 1);
+    const auto slot = *rc::gen::inRange<std::uint16_t>(1, capture::kMaxSlot + 1);
     for (const ToWorker& message :
-         {ToWorker(listeners), ToWorker(Reload{}), ToWorker(Drain{}), ToWorker(any_report())}) {
+         {ToWorker(listeners), ToWorker(Reload{}), ToWorker(Drain{}), ToWorker(any_report()),
+          ToWorker(SpaceListeners{slot, listeners.names}), ToWorker(SpaceGone{slot})}) {
       const auto back = decode_to_worker(encode(message));
       RC_ASSERT(back.has_value());
       RC_ASSERT(*back == message);
@@ -68,6 +72,31 @@ TEST_CASE("every message to the supervisor survives the channel") {
     REQUIRE(back);
     CHECK(*back == message);
   }
+}
+
+TEST_CASE("what is told of network namespaces has its bounds at both ends") {
+  CaptureReport report;
+  for (std::size_t i = 0; i <= kMaxSpaces; ++i) {
+    report.spaces["shop/w" + std::to_string(i)] =
+        std::vector<std::string>(kMaxSpaceAddresses + 1, "10.0.0.1");
+  }
+  const auto back = decode_to_worker(encode(ToWorker(report)));
+  REQUIRE(back);
+  const auto& spaces = std::get<CaptureReport>(*back).spaces;
+  CHECK(spaces.size() == kMaxSpaces);
+  CHECK(spaces.begin()->second.size() == kMaxSpaceAddresses);
+
+  std::string addresses = "\"a\"";
+  for (std::size_t i = 0; i < kMaxSpaceAddresses; ++i) addresses += ",\"a\"";
+  std::string text = encode(ToWorker(CaptureReport{}));
+  const std::string none = "\"spaces\":{}";
+  REQUIRE(text.find(none) != std::string::npos);
+  text.replace(text.find(none), none.size(), "\"spaces\":{\"shop/web\":[" + addresses + "]}");
+  CHECK(decode_to_worker(text).error().message.find("spaces") != std::string::npos);
+
+  CHECK_FALSE(decode_to_worker(R"({"type":"space-gone","slot":0})"));
+  CHECK_FALSE(decode_to_worker(R"({"type":"space-gone","slot":65001})"));
+  CHECK_FALSE(decode_to_worker(R"({"type":"space-listeners","slot":1})"));
 }
 
 TEST_CASE("text beyond the bound is cut by the sender and refused by the receiver") {
