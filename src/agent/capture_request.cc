@@ -35,8 +35,8 @@ Result<capture::Enrolled> enrol(const model::CatalogWorkload& workload, std::uin
   } else if (const auto* at = std::get_if<model::MatchAddress>(&workload.match)) {
     if (!workload.force && !addresses.empty() && at->address == addresses.front()) {
       return fail(ErrorCode::kInvalid,
-                  fmt::format("{} is the host's main address: whatever leaves the host from it would "
-                              "be this workload; say force: true if you mean it",
+                  fmt::format("{} is the host's main address: whatever leaves the host from it "
+                              "would be this workload; say force: true if you mean it",
                               at->address.text()));
     }
     enrolled.owner = capture::ByAddress{at->address};

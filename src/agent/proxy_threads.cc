@@ -12,6 +12,16 @@
 #include "io/network.h"
 
 namespace meshnode::agent {
+namespace {
+
+void accept(proxy::ProxyLoop& proxy, std::uint16_t space, const proxy::ListenerSet& listeners) {
+  if (auto opened = proxy.open(space, listeners); !opened) {
+    log::error("proxy", "cannot accept connections",
+               {{"space", space}, {"error", opened.error().message}});
+  }
+}
+
+}  // namespace
 
 class ProxyThreads::Thread {
  public:
@@ -54,9 +64,7 @@ class ProxyThreads::Thread {
                               slot_of,
                               snapshot,
                               {}});
-      if (auto opened = proxy.open(0, listeners); !opened) {
-        log::error("proxy", "cannot accept connections", {{"error", opened.error().message}});
-      }
+      accept(proxy, 0, listeners);
       loop_ = &loop;
       proxy_ = &proxy;
       started_ = true;
@@ -80,6 +88,18 @@ ProxyThreads::ProxyThreads(unsigned count, const ProxyServices& services,
 }
 
 ProxyThreads::~ProxyThreads() = default;
+
+void ProxyThreads::open(std::uint16_t space, const proxy::ListenerSet& listeners) {
+  for (const auto& thread : threads_) {
+    thread->post([space, listeners](proxy::ProxyLoop& proxy) { accept(proxy, space, listeners); });
+  }
+}
+
+void ProxyThreads::close(std::uint16_t space) {
+  for (const auto& thread : threads_) {
+    thread->post([space](proxy::ProxyLoop& proxy) { proxy.close(space); });
+  }
+}
 
 void ProxyThreads::swap(const std::shared_ptr<const snapshot::Snapshot>& snapshot) {
   for (const auto& thread : threads_) {

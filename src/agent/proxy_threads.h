@@ -2,6 +2,7 @@
 /// The proxy loops, each on a thread of its own. Thread: the control loop's, but for the loops'
 /// own threads, which see nothing of this but their ProxyLoop.
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <vector>
@@ -26,6 +27,9 @@ class ProxyThreads {
   /// Ends all loops; connections that live are cut.
   ~ProxyThreads();
 
+  /// Accepts in another network namespace too (DialOptions::space), or no longer.
+  void open(std::uint16_t space, const proxy::ListenerSet& listeners);
+  void close(std::uint16_t space);
   void swap(const std::shared_ptr<const snapshot::Snapshot>& snapshot);
   void drain();
   /// Asks every loop whether its connections have ended; `answer` runs on some loop's thread, once

@@ -30,6 +30,7 @@ bool is_captured(const StatusInput& input, const std::string& name) {
   const auto& waiting = input.capture->waiting;
   const auto& wanted = input.wanted->workloads;
   return std::find(waiting.begin(), waiting.end(), name) == waiting.end() &&
+         !input.capture->failed.contains(name) &&
          std::any_of(wanted.begin(), wanted.end(),
                      [&](const capture::Enrolled& enrolled) { return enrolled.name == name; });
 }

@@ -15,6 +15,7 @@
 #include "admin/server.h"
 #include "agent/capture_request.h"
 #include "agent/configuration.h"
+#include "agent/listener_set.h"
 #include "agent/proxy_threads.h"
 #include "agent/reports.h"
 #include "agent/status.h"
@@ -88,8 +89,10 @@ class Worker {
  private:
   void on_listeners(std::map<std::string, int> by_name, supervisor::WorkerHistory history,
                     const supervisor::Steering& steering);
+  void on_space(std::uint16_t slot, const std::map<std::string, int>& by_name);
   void restore_slots(const supervisor::Steering& steering);
   void on_capture_report(supervisor::CaptureReport report);
+  void take_namespaces(const std::map<std::string, std::vector<std::string>>& spaces);
   void on_drain();
   /// Looks at files, certificates and addresses; rebuilds what depends on what changed.
   void look();
@@ -127,6 +130,8 @@ class Worker {
   std::string saved_slots_;
   std::string slots_problem_;
   std::vector<IpAddress> addresses_;
+  std::map<WorkloadId, std::vector<IpAddress>> namespaces_;  // of workloads in them
+  bool namespaces_changed_ = false;
   std::string host_name_;
   model::Catalog catalog_;
   std::optional<std::string> passwd_;  // none until it could be read once
@@ -178,7 +183,11 @@ Worker::Worker(const WorkerOptions& options)
             log::error("agent", "the supervisor is gone", {{"error", why.message}});
             exit_code_ = 1;
             loop_.stop();
-          }});
+          },
+          [this](std::uint16_t slot, const std::map<std::string, int>& by_name) {
+            on_space(slot, by_name);
+          },
+          [this](std::uint16_t slot) { proxies_->close(slot); }});
 }
 
 int Worker::run() {
@@ -199,26 +208,19 @@ void Worker::on_listeners(std::map<std::string, int> by_name, supervisor::Worker
   }
   restore_slots(steering);
   look();
-  proxy::ListenerSet set;
-  const auto collect = [&by_name](std::vector<int>& into, const std::string& name) {
-    for (const char* family : {"4", "6"}) {
-      if (const auto found = by_name.find(name + family); found != by_name.end()) {
-        into.push_back(found->second);
-      }
-    }
-  };
-  collect(set.outbound, "outbound");
-  collect(set.plaintext, "inbound");
-  collect(set.tunnels, "tunnel");
   const unsigned wanted = catalog_.node.proxy_threads != 0 ? catalog_.node.proxy_threads
                                                            : io::available_cpus();
   proxies_ = std::make_unique<ProxyThreads>(std::clamp(wanted, 1U, kMaxThreads),
                                             ProxyServices{hub_, hub_.agent(), reports_, budget_},
-                                            set, snapshot_);
+                                            listener_set(by_name), snapshot_);
   serve_admin(by_name);
   link_->send_ready();
   send_capture();
   config_watch_ = std::make_unique<io::TreeWatch>(loop_, options_.config_dir, [this] { look(); });
+}
+
+void Worker::on_space(std::uint16_t slot, const std::map<std::string, int>& by_name) {
+  proxies_->open(slot, owning_listener_set(by_name));
 }
 
 void Worker::restore_slots(const supervisor::Steering& steering) {
@@ -256,8 +258,10 @@ void Worker::save_slots() {
 void Worker::look() {
   bool changed = configuration_.refresh();
   changed = look_at_host() || changed;
+  changed = std::exchange(namespaces_changed_, false) || changed;
   if (changed || !snapshot_) {
-    catalog_ = model::make_catalog(configuration_.set().accepted(), {host_name_, addresses_});
+    catalog_ = model::make_catalog(configuration_.set().accepted(),
+                                   {host_name_, addresses_, namespaces_});
     hub_.agent().reloads.add();
     hub_.set_access_log(access_format(catalog_.node.access_log));
     assign_slots();
@@ -481,8 +485,11 @@ void Worker::report_capture() {
       conditions.push_back({"rules", capture_->error, "look at the agent's log", true});
     }
     for (const std::string& name : capture_->waiting) {
-      conditions.push_back(
-          {name, "its cgroup does not exist", "start it, or correct the path", true});
+      conditions.push_back({name, "its cgroup or network namespace does not exist",
+                            "start it, or correct the Workload's match", true});
+    }
+    for (const auto& [name, why] : capture_->failed) {
+      conditions.push_back({name, why, "look at the agent's log", true});
     }
   }
   reports_.set("capture-incomplete", conditions);
@@ -509,8 +516,27 @@ void Worker::on_capture_report(supervisor::CaptureReport report) {
   for (const auto& [reason, count] : report.bypass) {
     hub_.agent().set_capture_bypassed(reason, count);
   }
+  take_namespaces(report.spaces);
   capture_ = std::make_unique<supervisor::CaptureReport>(std::move(report));
   report_capture();
+  if (namespaces_changed_) {
+    look();
+  }
+}
+
+void Worker::take_namespaces(const std::map<std::string, std::vector<std::string>>& spaces) {
+  std::map<WorkloadId, std::vector<IpAddress>> known;
+  for (const auto& [name, addresses] : spaces) {
+    const std::size_t slash = name.find('/');
+    auto& into = known[{name.substr(0, slash), name.substr(slash + 1)}];
+    for (const std::string& text : addresses) {
+      if (const auto address = IpAddress::parse(text)) {
+        into.push_back(*address);
+      }
+    }
+  }
+  namespaces_changed_ = known != namespaces_;
+  namespaces_ = std::move(known);
 }
 
 void Worker::on_drain() {

@@ -58,7 +58,7 @@ bool concerns(const Enrolled& workload, Family family) {
 /// A SYN that the workload's programs send.
 std::string sends(const Enrolled& workload) {
   if (const IpAddress* own = own_address(workload)) {
-    // A program that dials an address of its own host without a bind() gets it as its source too.
+    // A program that dials an address of its host without a bind() may get it as its source too.
     return fmt::format("-s {} ! -d {} {}", host(*own), host(*own), kSyn);
   }
   if (const auto* user = std::get_if<ByUser>(&workload.owner)) {

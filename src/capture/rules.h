@@ -74,7 +74,8 @@ struct HostFacts {
 /// Names of workloads that cannot be bound yet.
 std::vector<std::string> waiting(const Spec& spec, const HostFacts& facts);
 
-/// `spec` must have passed check() and be of_host() or of_namespace(). Workloads whose cgroup does not exist have no outbound rules.
+/// `spec` must have passed check() and be of_host() or of_namespace(). Workloads whose cgroup does
+/// not exist have no outbound rules.
 /// Tables in the order mangle, nat, filter, so that a backstop never comes before its steering.
 Ruleset rules(const Spec& spec, const HostFacts& facts, Family family);
 

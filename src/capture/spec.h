@@ -87,8 +87,8 @@ bool is_own_port(std::uint16_t port);
 bool is_workload_name(std::string_view name);
 
 /// Bounds: kMaxWorkloads, kMaxPorts, kMaxExcludes (ascending, no port 0, no block wider than /7),
-/// unique slots 1 to 65,000, unique owners, names and paths of printable characters only, no ".." in
-/// a path, no port of ours.
+/// unique slots 1 to 65,000, unique owners, names and paths of printable characters only, no ".."
+/// in a path, no port of ours.
 Status check(const Spec& spec);
 
 /// JSON, for the channel between worker and supervisor; decode() checks.

@@ -60,7 +60,8 @@ class Inbound::Delivered final : public Connection, private DialEvents {
     if (context_.snapshot->preserve_source_address &&
         addresses_.source.ip.family() == options.to.ip.family()) {
       options.source = addresses_.source.ip;
-      options.transparent = addresses_.source.ip != arrival.local && !addresses_.source.ip.is_loopback();
+      options.transparent =
+          addresses_.source.ip != arrival.local && !addresses_.source.ip.is_loopback();
     }
     dial_ = context_.network.dial(options, this);
   }
@@ -127,9 +128,9 @@ void Inbound::accept_plaintext(std::unique_ptr<Stream> stream, std::uint16_t spa
 
 void Inbound::accept_tunnel(std::unique_ptr<Stream> stream, std::uint16_t space) {
   auto tunnel = std::make_unique<Tunnel>(context_, Role::kServer, static_cast<TunnelOwner*>(this));
+  const snapshot::Arrival arrival{space, stream->local_address().ip};
   auto session = tls::Session::server(
-      [snapshot = context_.snapshot,
-       arrival = snapshot::Arrival{space, stream->local_address().ip}](std::optional<std::string_view> server_name)
+      [snapshot = context_.snapshot, arrival](std::optional<std::string_view> server_name)
           -> Result<std::shared_ptr<const tls::Credential>> {
         auto workload = snapshot->for_server_name(server_name, arrival);
         if (!workload) {
@@ -153,7 +154,8 @@ void Inbound::accept_tunnel(std::unique_ptr<Stream> stream, std::uint16_t space)
     shed_oldest_handshake();
   }
   Tunnel& started = *tunnel;
-  open_.emplace(&started, Open{std::move(tunnel), shaking_.insert(shaking_.end(), &started), space});
+  const auto shaking = shaking_.insert(shaking_.end(), &started);
+  open_.emplace(&started, Open{std::move(tunnel), shaking, space});
   started.start(std::move(stream), std::move(*session));
 }
 

@@ -14,8 +14,8 @@ using snapshot::Endpoint;
 using snapshot::Snapshot;
 using telemetry::Flag;
 
-/// A workload in a network namespace of its own is known by the listener inside it, whatever capture
-/// address it was led to: with CAP_NET_ADMIN there it could lead itself to another's.
+/// A workload in a network namespace of its own is known by the listener inside it, whatever
+/// capture address it was led to: with CAP_NET_ADMIN there it could lead itself to another's.
 std::shared_ptr<const snapshot::LocalWorkload> caller_of(const Snapshot& snapshot,
                                                          const OutboundFacts& facts) {
   const std::optional<std::uint16_t> slot = facts.space != 0 ? facts.space : facts.slot;

@@ -43,7 +43,8 @@ struct WorkerCallbacks {
 
 class WorkerLink {
  public:
-  /// Takes the descriptor. All callbacks but those of spaces must be set; they may destroy anything but the link.
+  /// Takes the descriptor. All callbacks but those of spaces must be set; they may destroy anything
+  /// but the link.
   WorkerLink(io::Loop& loop, int channel_fd, WorkerCallbacks callbacks);
   ~WorkerLink();
   WorkerLink(const WorkerLink&) = delete;

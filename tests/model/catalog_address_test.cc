@@ -30,7 +30,8 @@ std::string service(const std::string& name, const std::string& ip, const std::s
                     const std::string& app = "") {
   return "---\napiVersion: v1\nkind: Service\nmetadata: {name: " + name +
          ", namespace: shop}\nspec: {clusterIP: \"" + ip +
-         "\", selector: {app: " + (app.empty() ? name : app) + "}, ports: [{name: p, port: " + port + "}]}\n";
+         "\", selector: {app: " + (app.empty() ? name : app) +
+         "}, ports: [{name: p, port: " + port + "}]}\n";
 }
 
 std::string local_workload(const std::string& name, const std::string& match,
@@ -144,7 +145,8 @@ TEST_CASE("another host's address in our Node never swaps two workloads, nor ope
 TEST_CASE("a workload with an address of the host to itself answers there, the others elsewhere") {
   const std::string own = local_workload("own", "address: 10.0.0.6", "{port: 80}, {port: 81}");
   const std::string files = kWorkload.substr(4) + own + service("web", "10.99.0.1", "80") +
-                            service("own", "10.99.0.2", "80") + service("own6", "fd99::2", "80", "own");
+                            service("own", "10.99.0.2", "80") +
+                            service("own6", "fd99::2", "80", "own");
   const Catalog catalog = catalog_of(files, {"10.0.0.6", "10.0.0.5"});
   CHECK(codes(catalog) == Codes{"identity-not-configured"});
   const auto who = [&](const std::string& address) {
