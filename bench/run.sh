@@ -1,16 +1,19 @@
 #!/bin/sh
-# Side by side: direct, a HAProxy pair, a stunnel pair and meshnode, on this machine, in turns.
+# Side by side: direct, a pair of bare relays, a HAProxy pair, a stunnel pair and meshnode, on this
+# machine, in turns.
 # Everything runs in private mount, PID and network namespaces, so it all ends with this script.
 set -eu
 usage() {
   cat <<'END'
 usage: bench/run.sh [--smoke] [--rounds N] [--case NAME]... [--arms A,B,...] [--seconds S]
                     [--pin hosts|none] [--congestion plain|machine|NAME] [--haproxy-bufsize BYTES]
-                    [--out DIRECTORY]
+                    [--threads N] [--connections N] [--out DIRECTORY]
   --smoke    one tiny round of every case; fails when an arm fails, never because of a figure
   --case     a case or a prefix of its name: idle bulk-up-1 bulk-up-4 bulk-down-1 bulk-down-4
              rate saturation connect
   --congestion  TCP congestion control; plain: the machine's own unless it is bbr, then reno
+  --threads  loops of a meshnode agent and threads of HAProxy; default 1
+  --connections  instead of the cases' own number
   --out      where results.md and results.json go; default bench/, with --smoke build/bench-smoke/
 MESHNODE_BIN names the binary; default build/release/meshnode. Needs root.
 END

@@ -1,5 +1,6 @@
 /// The benchmark's load tool: origin and generators in one program.
 ///   load serve PORT
+///   load relay PORT ADDRESS:PORT
 ///   load bulk|saturate|rate|connect|hold|probe ADDRESS:PORT [--option value]...
 
 #include <sys/prctl.h>
@@ -13,6 +14,7 @@
 #include <string>
 
 #include "client.h"
+#include "relay.h"
 #include "server.h"
 #include "sockets.h"
 
@@ -23,6 +25,7 @@ using meshnode::bench::Options;
 [[noreturn]] void usage() {
   std::fputs(
       "usage: load serve PORT\n"
+      "       load relay PORT ADDRESS:PORT\n"
       "       load bulk|saturate|rate|connect|hold|probe ADDRESS:PORT [--warmup S] [--seconds S]\n"
       "            [--connections N] [--rate N] [--direction up|down] [--request BYTES]\n"
       "            [--response BYTES] [--watch PID,PID...]\n",
@@ -78,6 +81,12 @@ int main(int argc, char** argv) {
   const std::string command = argv[1];
   if (command == "serve") {
     meshnode::bench::serve(static_cast<std::uint16_t>(std::atoi(argv[2])));
+    return 0;
+  }
+  if (command == "relay") {
+    if (argc != 4) usage();
+    meshnode::bench::relay(static_cast<std::uint16_t>(std::atoi(argv[2])),
+                           meshnode::bench::parse_address(argv[3]));
     return 0;
   }
   const std::map<std::string, void (*)(const Options&)> commands{

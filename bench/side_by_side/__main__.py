@@ -30,6 +30,8 @@ def parse():
     parser.add_argument("--case", action="append", default=[])
     parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--pin", choices=("hosts", "none"), default="hosts")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--connections", type=int)
     parser.add_argument("--haproxy-bufsize", type=int, default=0)
     parser.add_argument("--congestion", default="plain")
     parser.add_argument("--profile", choices=("samples", "graph", "syscalls"))
@@ -46,6 +48,8 @@ def parse():
             parser.error(f"--arms: {arm}: not one of {', '.join(ARMS)}")
     options.cases = [case for case in CASES
                      if not options.case or any(case.name.startswith(c) for c in options.case)]
+    if options.connections:
+        options.cases = [case.with_connections(options.connections) for case in options.cases]
     if not options.cases:
         parser.error(f"--case: none of {', '.join(case.name for case in CASES)} is meant")
     return options

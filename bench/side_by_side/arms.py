@@ -95,13 +95,29 @@ class Arm:
             host.stop()
 
 
+class FloorArm(Arm):
+    """A pair of user-space relays that do nothing but move bytes."""
+
+    name = "floor"
+
+    def start_proxies(self):
+        load = str(self.work / "load")
+        self.proxies.append(self.server.start("relay", load, "relay", str(TLS_PORT),
+                                              f"127.0.0.1:{APP_PORT}"))
+        self.proxies.append(self.client.start("relay", load, "relay", str(APP_PORT),
+                                              f"{self.server.address}:{TLS_PORT}"))
+
+    def target(self):
+        return f"127.0.0.1:{APP_PORT}"
+
+
 class HaproxyArm(Arm):
     name = "haproxy"
     tls_port = TLS_PORT
 
     COMMON = f"""
 global
-  nbthread 1
+  nbthread {{threads}}
   maxconn 8000
   ssl-default-bind-ciphersuites {SUITE}
   ssl-default-server-ciphersuites {SUITE}
@@ -128,7 +144,7 @@ listen in
 
     def start_proxies(self):
         size = self.options.haproxy_bufsize
-        common = self.COMMON.format(tuning=f"tune.bufsize {size}" if size else "")
+        common = self.COMMON.format(threads=self.options.threads, tuning=f"tune.bufsize {size}" if size else "")
         for host, account, text in ((self.client, "client", self.CLIENT),
                                     (self.server, "server", self.SERVER)):
             file = self.config / f"{account}.cfg"
@@ -195,7 +211,7 @@ spec:
   address: {address}
   trustDomain: {domain}
   identity: {{source: files, directory: {certificates}}}
-  proxy: {{threads: 1}}
+  proxy: {{threads: {threads}}}
   accessLog: {{format: "off"}}
 ---
 apiVersion: meshnode.io/v1
@@ -235,7 +251,7 @@ spec:
             (base / part).mkdir(parents=True, exist_ok=True)
         text = self.NODE + (self.PORTS if account == "server" else "") + self.ENTRY
         (base / "config" / "mesh.yaml").write_text(text.format(
-            account=account, user=user, address=host.address, server=self.server.address,
+            account=account, user=user, threads=self.options.threads, address=host.address, server=self.server.address,
             port=APP_PORT, domain=certificates.TRUST_DOMAIN, namespace=certificates.NAMESPACE,
             certificates=self.certificates))
         return host.start("agent", binary, "agent", "--config-dir", str(base / "config"),
@@ -270,4 +286,4 @@ link.request("GET", "/healthz/ready")
 print(link.getresponse().status)
 """
 
-ARMS = {arm.name: arm for arm in (Arm, HaproxyArm, StunnelArm, MeshnodeArm)}
+ARMS = {arm.name: arm for arm in (Arm, FloorArm, HaproxyArm, StunnelArm, MeshnodeArm)}

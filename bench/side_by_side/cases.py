@@ -3,7 +3,7 @@
 import json
 import subprocess
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .lab import Failed, cpu_seconds, machine_ticks, pss_bytes
 
@@ -30,6 +30,11 @@ class Case:
     title: str
     run: object          # (case, arm, warmup, seconds) -> Figures
     options: tuple = ()
+
+    def with_connections(self, count):
+        kept = list(self.options)
+        kept[kept.index("--connections") + 1] = str(count)
+        return replace(self, title=f"{self.title}, {count} connections", options=tuple(kept))
 
 
 def generate(arm, command, warmup, seconds, *options):
