@@ -10,6 +10,7 @@
 #include "capture/spec.h"
 #include "io/loop.h"
 #include "io/network.h"
+#include "io/space_sockets.h"
 
 namespace meshnode::agent {
 namespace {
@@ -41,14 +42,23 @@ class ProxyThreads::Thread {
     loop_->post([proxy = proxy_, task = std::move(task)] { task(*proxy); });
   }
 
+  void close(std::uint16_t space) {
+    loop_->post([proxy = proxy_, network = network_, space] {
+      proxy->close(space);
+      network->forget_space(space);
+    });
+  }
+
  private:
   void run(unsigned share, unsigned shares, const ProxyServices& services,
            const proxy::ListenerSet& listeners,
            const std::shared_ptr<const snapshot::Snapshot>& snapshot) {
     io::Loop loop;
     {
+      io::SpaceSockets spaces(loop, services.sockets_path);
       io::UvNetwork network(loop, {capture::kOwnMark, share, shares, &services.budget,
-                                   [&services] { services.reports.descriptors_used_up(); }});
+                                   [&services] { services.reports.descriptors_used_up(); },
+                                   &spaces});
       SystemRandom random;
       const auto slot_of = [](const IpAddress& ip) -> std::optional<std::uint16_t> {
         const auto slot = capture::slot_of(ip);
@@ -67,6 +77,7 @@ class ProxyThreads::Thread {
       accept(proxy, 0, listeners);
       loop_ = &loop;
       proxy_ = &proxy;
+      network_ = &network;
       started_ = true;
       started_.notify_all();
       loop.run();
@@ -75,6 +86,7 @@ class ProxyThreads::Thread {
 
   io::Loop* loop_ = nullptr;           // on the thread's stack, alive until stop()
   proxy::ProxyLoop* proxy_ = nullptr;  // likewise
+  io::UvNetwork* network_ = nullptr;   // likewise
   std::atomic<bool> started_{false};
   std::thread thread_;
 };
@@ -97,7 +109,7 @@ void ProxyThreads::open(std::uint16_t space, const proxy::ListenerSet& listeners
 
 void ProxyThreads::close(std::uint16_t space) {
   for (const auto& thread : threads_) {
-    thread->post([space](proxy::ProxyLoop& proxy) { proxy.close(space); });
+    thread->close(space);
   }
 }
 

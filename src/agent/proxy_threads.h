@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "io/descriptor_budget.h"
@@ -18,6 +19,8 @@ struct ProxyServices {
   telemetry::AgentMetrics& metrics;
   proxy::ProxyReports& reports;
   io::DescriptorBudget& budget;
+  /// Of the supervisor's socket service: io/space_sockets.h.
+  std::string sockets_path{};
 };
 
 class ProxyThreads {

@@ -123,6 +123,7 @@ std::string describe(const CgroupFact& before, const CgroupFact& now) {
 /// `before` and `now` are of one Spec.
 std::vector<std::string> describe(const HostFacts& before, const HostFacts& now) {
   std::vector<std::string> lines;
+  if (before.own_cgroup != now.own_cgroup) lines.push_back("the agent's cgroup changed");
   if (before.ipv6 != now.ipv6) lines.push_back(now.ipv6 ? "IPv6 appeared" : "IPv6 went away");
   for (std::size_t i = 0; i < now.cgroups.size() && i < before.cgroups.size(); ++i) {
     if (before.cgroups[i] != now.cgroups[i]) {
@@ -161,6 +162,7 @@ Result<std::vector<std::string>> remove_backend(Kernel& kernel, Family family,
 
 Result<HostFacts> Applier::look(const Spec& spec) const {
   HostFacts facts;
+  facts.agent = agent_;
   facts.ipv6 = has_ipv6(kernel_);
   if (is_of_namespace(spec)) {
     auto own = own_cgroup(kernel_);
@@ -371,6 +373,19 @@ Result<std::vector<std::string>> remove(Kernel& kernel) {
     removed.insert(removed.end(), routes->begin(), routes->end());
   }
   return removed;
+}
+
+Result<bool> is_of_agent(Kernel& kernel, std::string_view agent) {
+  // The likely places first: a machine has hundreds of namespaces that are none of ours.
+  for (const auto& [family, backend] :
+       {std::pair{Family::kV4, ""}, {Family::kV6, ""}, {Family::kV4, "-nft"},
+        {Family::kV4, "-legacy"}}) {
+    auto saved = save(kernel, family, backend);
+    if (!saved && may_be_missing(kernel, family, backend, saved.error())) continue;
+    if (!saved) return fail(saved.error());
+    if (agent_of(*saved) == agent) return true;
+  }
+  return false;
 }
 
 Result<std::vector<Steered>> steered(Kernel& kernel) {

@@ -14,6 +14,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -45,8 +46,9 @@ struct Bypass {
 
 class Applier {
  public:
-  /// `kernel` must outlive this.
-  explicit Applier(Kernel& kernel) : kernel_(kernel) {}
+  /// `kernel` must outlive this. `agent`: HostFacts.
+  explicit Applier(Kernel& kernel, std::string agent = {})
+      : kernel_(kernel), agent_(std::move(agent)) {}
 
   /// All or nothing, both families: on an error the rules are as before the call. Rules of an
   /// earlier run are taken over without a gap. An empty `spec` keeps what live connections need
@@ -86,6 +88,7 @@ class Applier {
   Report report() const;
 
   Kernel& kernel_;
+  std::string agent_;
   std::optional<Applied> applied_;
   bool other_backend_ = false;
   std::map<std::pair<Family, std::string>, Count> counts_;
@@ -95,6 +98,10 @@ class Applier {
 /// routes. Needs no agent and no state and may be repeated; says what it removed, a line each. An
 /// agent that still runs puts its rules back within 2 s.
 Result<std::vector<std::string>> remove(Kernel& kernel);
+
+/// Whether rules here are those of that agent (HostFacts), which sees this network namespace from
+/// outside. Looks only.
+Result<bool> is_of_agent(Kernel& kernel, std::string_view agent);
 
 /// Whom rules steer now, also those of an earlier run: both families and iptables backends; a
 /// workload once for each slot.

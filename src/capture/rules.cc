@@ -138,7 +138,7 @@ OwnTable mangle(const Spec& spec, const HostFacts& facts, Family family) {
         jump("OUTPUT", fmt::format("{} {}", kSyn, with_own_mark()), "MESHNODE_FOREIGN"));
   }
   table.chains.push_back(
-      {"MESHNODE_ANCHOR", {"-m conntrack --ctstate DNAT " + comment("anchor", "")}});
+      {"MESHNODE_ANCHOR", {"-m conntrack --ctstate DNAT " + comment("anchor", facts.agent)}});
   OwnChain inbound{"MESHNODE_PREROUTING", {"-m addrtype ! --dst-type LOCAL -j RETURN"}};
   leave_out(inbound, spec, family, "-s");
   for (const Enrolled& workload : spec.workloads) {

@@ -67,6 +67,9 @@ struct HostFacts {
   /// For the rules of another network namespace: the agent's cgroup, below the cgroup2 mount;
   /// empty when it is the root, which tells nobody apart.
   std::string own_cgroup{};
+  /// For the same: which agent, by its own network namespace (an inode number); the anchor's
+  /// comment has it, so that rules are found and removed from there and nowhere else.
+  std::string agent{};
   bool exists(std::string_view path) const;
   bool operator==(const HostFacts&) const = default;
 };

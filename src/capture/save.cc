@@ -225,6 +225,15 @@ std::vector<Steered> steered(const Saved& saved) {
   return found;
 }
 
+std::string agent_of(const Saved& saved) {
+  constexpr std::string_view kAnchor = "meshnode anchor ";
+  const Table* mangle = saved.find("mangle");
+  const Chain* anchor = mangle == nullptr ? nullptr : mangle->find("MESHNODE_ANCHOR");
+  if (anchor == nullptr || anchor->rules.empty()) return {};
+  const std::string comment = comment_of(anchor->rules.front().text);
+  return comment.starts_with(kAnchor) ? comment.substr(kAnchor.size()) : std::string();
+}
+
 std::string show_ours(const Saved& saved) {
   std::string text;
   for (const Table& table : saved.tables) {

@@ -65,6 +65,9 @@ struct Steered {
 /// Whom our rules in `saved` steer where, in the order printed, at most kMaxWorkloads.
 std::vector<Steered> steered(const Saved& saved);
 
+/// HostFacts::agent of the rules in `saved`; empty for those of an agent's own network namespace.
+std::string agent_of(const Saved& saved);
+
 /// Our part of `saved`, in iptables-save's own form, for people.
 std::string show_ours(const Saved& saved);
 

@@ -28,6 +28,12 @@ Outcome no_answer(const std::string& socket_path, const Error& error) {
   }
 }
 
+/// What failed in one namespace must not keep the others from being done.
+void add(Outcome& outcome, const Outcome& complaint) {
+  outcome.exit_code = complaint.exit_code;
+  outcome.err += complaint.err;
+}
+
 }  // namespace
 
 Outcome status(const Invocation& asked, const Ask& ask, WallTime now) {
@@ -45,19 +51,39 @@ Outcome status(const Invocation& asked, const Ask& ask, WallTime now) {
   return {page->healthy ? kDone : kNo, std::move(text), ""};
 }
 
-Outcome capture_show(Kernel& kernel) {
-  auto rules = capture::show(kernel);
+Outcome capture_show(const CapturePlaces& places) {
+  auto rules = capture::show(places.here);
   if (!rules) return complaint("capture show", rules.error(), "run it as root");
-  if (rules->empty()) return {kDone, "no rule of meshnode is in force\n", ""};
-  return {kDone, std::move(*rules), ""};
+  Outcome outcome{kDone, std::move(*rules), ""};
+  for (const auto& [name, kernel] : places.others) {
+    const auto ours = capture::is_of_agent(kernel, places.agent);
+    if (!ours) add(outcome, complaint("capture show: " + name, ours.error(), "run it as root"));
+    if (!ours || !*ours) continue;
+    const auto inside = capture::show(kernel);
+    if (!inside) add(outcome, complaint("capture show: " + name, inside.error(), "run it as root"));
+    if (inside) outcome.out += "# network namespace " + name + "\n" + *inside;
+  }
+  if (outcome.out.empty()) outcome.out = "no rule of meshnode is in force\n";
+  return outcome;
 }
 
-Outcome capture_remove(Kernel& kernel) {
-  const auto removed = capture::remove(kernel);
+Outcome capture_remove(const CapturePlaces& places) {
+  const auto removed = capture::remove(places.here);
   if (!removed) return complaint("capture remove", removed.error(), "run it as root");
   Outcome outcome;
   for (const auto& line : *removed) outcome.out += "removed " + line + "\n";
-  if (removed->empty()) outcome.out = "there was nothing to remove\n";
+  for (const auto& [name, kernel] : places.others) {
+    const auto ours = capture::is_of_agent(kernel, places.agent);
+    if (!ours) add(outcome, complaint("capture remove: " + name, ours.error(), "run it as root"));
+    if (!ours || !*ours) continue;
+    const auto inside = capture::remove(kernel);
+    if (!inside) {
+      add(outcome, complaint("capture remove: " + name, inside.error(), "run it as root"));
+      continue;
+    }
+    for (const auto& line : *inside) outcome.out += "removed " + name + ": " + line + "\n";
+  }
+  if (outcome.out.empty()) outcome.out = "there was nothing to remove\n";
   return outcome;
 }
 

@@ -18,7 +18,20 @@ using Ask =
 
 /// Prints GET /status; exit 1 when the node is degraded.
 Outcome status(const Invocation& asked, const Ask& ask, WallTime now);
-Outcome capture_show(Kernel& kernel);
-Outcome capture_remove(Kernel& kernel);
+
+/// Where capture rules may be: the network namespace of the command, and others.
+struct CapturePlaces {
+  Kernel& here;
+  struct Other {
+    std::string name;
+    Kernel& kernel;
+  };
+  std::vector<Other> others;
+  /// capture::HostFacts::agent of an agent that runs, or ran, here: rules of another's, which may
+  /// have a host of its own in a namespace of this machine, are left alone.
+  std::string agent;
+};
+Outcome capture_show(const CapturePlaces& places);
+Outcome capture_remove(const CapturePlaces& places);
 
 }  // namespace meshnode::cli

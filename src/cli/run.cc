@@ -3,6 +3,7 @@
 #include <sys/prctl.h>
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <string_view>
 
 #include "agent/worker.h"
@@ -12,6 +13,8 @@
 #include "io/file_storage.h"
 #include "io/host_kernel.h"
 #include "io/loop.h"
+#include "io/net_namespace.h"
+#include "supervisor/spaces.h"
 #include "supervisor/supervisor.h"
 #include "supervisor/worker_link.h"
 
@@ -51,6 +54,16 @@ Outcome ask_status(const Invocation& asked) {
   return status(asked, ask, io::Loop().wall_now());
 }
 
+Outcome capture_rules(Command command, Kernel& kernel) {
+  const auto found = io::find_namespaces();
+  std::deque<io::NamespaceKernel> kernels;
+  CapturePlaces places{kernel, {}, supervisor::agent_mark()};
+  for (const io::FoundNamespace& each : found) {
+    places.others.push_back({each.name, kernels.emplace_back(kernel, each.place)});
+  }
+  return command == Command::kCaptureShow ? capture_show(places) : capture_remove(places);
+}
+
 Outcome perform(const Invocation& asked) {
   io::HostKernel kernel;
   switch (asked.command) {
@@ -63,9 +76,8 @@ Outcome perform(const Invocation& asked) {
     case Command::kValidate:
       return validate_files(asked.files, io::FileStorage());
     case Command::kCaptureShow:
-      return capture_show(kernel);
     case Command::kCaptureRemove:
-      return capture_remove(kernel);
+      return capture_rules(asked.command, kernel);
     case Command::kCaInit:
     case Command::kCaIssue:
       return certificates(asked);

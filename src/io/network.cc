@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <optional>
 #include <utility>
 
 #include "io/handle.h"
@@ -16,6 +17,7 @@ namespace {
 
 constexpr int kBacklog = 4096;
 constexpr int kPortAttempts = 256;
+constexpr int kSpaceAttempts = 16;
 constexpr Duration kRetryAccept = std::chrono::milliseconds(100);
 
 void set_option(int fd, int level, int name, int value) {
@@ -120,11 +122,11 @@ class UvListener final : public Listener {
 
 class UvDial final : public Dial {
  public:
-  UvDial(Loop& loop, SourcePorts& ports, const NetworkOptions& network, const DialOptions& options,
+  UvDial(Loop& loop, SpacePorts& ports, const NetworkOptions& network, const DialOptions& options,
          DialEvents* events)
       : loop_(loop),
         ports_(ports),
-        mark_(network.mark),
+        network_(network),
         options_(options),
         events_(events),
         share_(network.budget) {
@@ -132,41 +134,117 @@ class UvDial final : public Dial {
   }
 
   void start() {
+    if (options_.space != 0) {
+      return start_in_space();
+    }
     const int attempts = options_.transparent ? kPortAttempts : 1;
     int status = UV_EADDRNOTAVAIL;
     for (int i = 0; i < attempts; ++i) {
       status = attempt();
-      if (status != UV_EADDRINUSE && status != UV_EADDRNOTAVAIL) {
+      if (!is_taken(status)) {
         break;
       }
     }
     if (status == 0) {
       timer_->start(options_.timeout);
     } else {
-      early_status_ = status;  // never call back from within dial()
-      timer_->start(Duration::zero());
-      handle_.reset();
+      fail_soon(status);
     }
   }
 
  private:
+  /// Never call back from within dial().
+  void fail_soon(int status) {
+    early_status_ = status;
+    timer_->start(Duration::zero());
+    handle_.reset();
+  }
+  void fail_soon(const Error& why) {
+    early_error_ = {why.code, "connect to " + options_.to.text() + ": " + why.message};
+    fail_soon(UV_ECANCELED);
+  }
+
+  void start_in_space() {
+    timer_->start(options_.timeout);
+    if (network_.spaces == nullptr) {
+      return fail_soon(Error{ErrorCode::kUnavailable,
+                             "nobody opens sockets in other network namespaces for this process"});
+    }
+    go_on_in_space();
+  }
+
+  void go_on_in_space() {
+    SpaceSockets& spaces = *network_.spaces;
+    if (options_.transparent && !ports_.contains(options_.space)) {
+      wait_ = spaces.take(options_.space, SpaceSocket::kDiag, [this](const Result<int>& diag) {
+        if (!diag) {
+          return fail_soon(diag.error());
+        }
+        ports_[options_.space] =
+            std::make_unique<SourcePorts>(network_.share, network_.shares, *diag);
+        go_on_in_space();
+      });
+      return;
+    }
+    const auto kind = options_.to.ip.is_v4() ? SpaceSocket::kTcp4 : SpaceSocket::kTcp6;
+    if (const int reserved = spaces.take_reserved(options_.space, kind); reserved >= 0) {
+      return connect_in_space(reserved);
+    }
+    wait_ = spaces.take(options_.space, kind, [this](const Result<int>& fd) {
+      if (!fd) {
+        return fail_soon(fd.error());
+      }
+      connect_in_space(*fd);
+    });
+  }
+
+  void connect_in_space(int fd) {
+    int status = UV_EADDRNOTAVAIL;
+    for (int i = options_.transparent ? kPortAttempts : 1; i > 0 && is_taken(status); --i) {
+      status = prepare(fd);  // a socket whose bind() failed may be bound again
+    }
+    if (status == 0) {
+      status = connect(fd);
+    } else {
+      close(fd);
+    }
+    if (is_taken(status) && options_.transparent && ++space_attempts_ < kSpaceAttempts) {
+      return go_on_in_space();  // a bound socket may not: it takes another
+    }
+    if (status != 0) {
+      fail_soon(status);
+    }
+  }
+
+  static bool is_taken(int status) {
+    return status == UV_EADDRINUSE || status == UV_EADDRNOTAVAIL;
+  }
+
   int attempt() {
-    sockaddr_storage to{};
-    const unsigned to_size = options_.to.to_sockaddr(to);
-    const int fd = socket(to.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    const int fd = socket(options_.to.ip.is_v4() ? AF_INET : AF_INET6,
+                          SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0) {
       return uv_translate_sys_error(errno);
     }
-    int status = prepare(fd);
-    if (status == 0) {
-      handle_ = new_handle(loop_.raw(), this);
-      status = uv_tcp_open(handle_.get(), fd);
-    }
+    const int status = prepare(fd);
     if (status != 0) {
       close(fd);
       return status;
     }
-    static_cast<void>(to_size);
+    return connect(fd);
+  }
+
+  /// Takes the socket; 0 or a libuv status.
+  int connect(int fd) {
+    sockaddr_storage to{};
+    options_.to.to_sockaddr(to);
+    handle_ = new_handle(loop_.raw(), this);
+    int status = uv_tcp_open(handle_.get(), fd);
+    if (status != 0) {
+      close(fd);
+      handle_.reset();
+      return status;
+    }
     request_ = std::make_unique<uv_connect_t>();
     status = uv_tcp_connect(request_.get(), handle_.get(), reinterpret_cast<const sockaddr*>(&to),
                             [](uv_connect_t* request, int result) {
@@ -187,7 +265,8 @@ class UvDial final : public Dial {
   /// Marks and binds; 0 or a libuv status.
   int prepare(int fd) {
     tune(fd);
-    if (mark_ != 0 && setsockopt(fd, SOL_SOCKET, SO_MARK, &mark_, sizeof mark_) != 0) {
+    const std::uint32_t mark = network_.mark;
+    if (mark != 0 && setsockopt(fd, SOL_SOCKET, SO_MARK, &mark, sizeof mark) != 0) {
       return uv_translate_sys_error(errno);
     }
     if (!options_.source) {
@@ -203,8 +282,9 @@ class UvDial final : public Dial {
       }
       // A port of a connection in TIME_WAIT to another destination is free for us.
       set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
-      from.port = ports_.next();
-      if (ports_.in_use(from, options_.to)) {
+      SourcePorts& ports = *ports_.at(options_.space);
+      from.port = ports.next();
+      if (ports.in_use(from, options_.to)) {
         return UV_EADDRINUSE;
       }
     } else {
@@ -219,6 +299,7 @@ class UvDial final : public Dial {
 
   void finish(int status) {
     timer_->stop();
+    wait_.reset();
     if (early_status_ != 0) {
       status = early_status_;
     }
@@ -228,12 +309,15 @@ class UvDial final : public Dial {
       return;
     }
     handle_.reset();
+    if (early_error_) {
+      return events_->on_dial_failed(*early_error_);
+    }
     events_->on_dial_failed(uv_error(("connect to " + options_.to.text()).c_str(), status));
   }
 
   Loop& loop_;
-  SourcePorts& ports_;
-  std::uint32_t mark_;
+  SpacePorts& ports_;
+  const NetworkOptions& network_;
   DialOptions options_;
   DialEvents* events_;
   std::unique_ptr<Timer> timer_;
@@ -241,6 +325,9 @@ class UvDial final : public Dial {
   HandlePtr<uv_tcp_t> handle_;
   std::unique_ptr<uv_connect_t> request_;  // libuv's until its callback has run
   int early_status_ = 0;
+  std::optional<Error> early_error_;
+  std::unique_ptr<SpaceSockets::Wait> wait_;
+  int space_attempts_ = 0;
 
  public:
   ~UvDial() override {
@@ -252,7 +339,9 @@ class UvDial final : public Dial {
 }  // namespace
 
 UvNetwork::UvNetwork(Loop& loop, const NetworkOptions& options)
-    : loop_(loop), options_(options), ports_(options.share, options.shares) {}
+    : loop_(loop), options_(options) {
+  ports_[0] = std::make_unique<SourcePorts>(options.share, options.shares);
+}
 
 UvNetwork::~UvNetwork() = default;
 
@@ -260,6 +349,16 @@ std::unique_ptr<Dial> UvNetwork::dial(const DialOptions& options, DialEvents* ev
   auto dial = std::make_unique<UvDial>(loop_, ports_, options_, options, events);
   dial->start();
   return dial;
+}
+
+void UvNetwork::forget_space(std::uint16_t slot) {
+  if (slot == 0) {
+    return;
+  }
+  ports_.erase(slot);
+  if (options_.spaces != nullptr) {
+    options_.spaces->forget(slot);
+  }
 }
 
 Result<std::unique_ptr<Listener>> UvNetwork::listen(int descriptor, AcceptEvents* events) {

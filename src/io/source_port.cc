@@ -25,14 +25,17 @@ constexpr unsigned kStride = 12'289;
 }  // namespace
 
 SourcePorts::SourcePorts(unsigned share, unsigned shares)
-    : share_(share), shares_(std::max(shares, 1U)) {
+    : SourcePorts(share, shares,
+                  socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_SOCK_DIAG)) {}
+
+SourcePorts::SourcePorts(unsigned share, unsigned shares, int netlink)
+    : share_(share), shares_(std::max(shares, 1U)), netlink_(netlink) {
   const unsigned range = kLastSourcePort - kFirstSourcePort + 1U;
   count_ = (range - share_ + shares_ - 1) / shares_;
   stride_ = kStride % count_;
   while (std::gcd(stride_, count_) != 1) {
     ++stride_;
   }
-  netlink_ = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
 }
 
 SourcePorts::~SourcePorts() {

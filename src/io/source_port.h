@@ -16,6 +16,8 @@ class SourcePorts {
  public:
   /// Loops take disjoint shares, so that two never try the same port at once.
   SourcePorts(unsigned share, unsigned shares);
+  /// Of another network namespace: `netlink` is a NETLINK_SOCK_DIAG socket from there, taken over.
+  SourcePorts(unsigned share, unsigned shares, int netlink);
   ~SourcePorts();
   SourcePorts(const SourcePorts&) = delete;
   SourcePorts& operator=(const SourcePorts&) = delete;

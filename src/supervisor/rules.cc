@@ -40,13 +40,15 @@ Status Rules::recall() {
   return {};
 }
 
-void Rules::want(capture::Spec spec, std::uint16_t next_slot) {
+void Rules::steer(const capture::Spec& all, std::uint16_t next_slot) {
   // What is wanted and not yet in force counts as well: slots in force mean the same in it, and
   // those it gives out anew are not given to others.
   steering_.next = next_slot;
   steering_.slots.clear();
-  for (const capture::Enrolled& each : spec.workloads) steering_.slots[each.name] = each.slot;
+  for (const capture::Enrolled& each : all.workloads) steering_.slots[each.name] = each.slot;
+}
 
+void Rules::want(capture::Spec spec) {
   if (!stale_ && wanted_ == spec) return;
   wanted_ = std::move(spec);
   stale_ = true;
@@ -66,7 +68,7 @@ bool Rules::refresh() {
     // A verification that failed says nothing about what is in the kernel: apply again.
     stale_ = true;
     if (report_.error != before.error) {
-      log::error(kScope, "rules are not in force", {{"error", report_.error}});
+      log::error(kScope, "rules are not in force", {{"where", where_}, {"error", report_.error}});
     }
   }
   return report_ != before;
@@ -88,7 +90,8 @@ Result<capture::Report> Rules::bring_about() {
   if (applied) {
     installed_ = true;
     log::info(kScope, "rules applied",
-              {{"workloads", wanted_->workloads.size()},
+              {{"where", where_},
+               {"workloads", wanted_->workloads.size()},
                {"waiting", applied->waiting.size()},
                {"ipv4", applied->v4},
                {"ipv6", applied->v6}});
@@ -107,7 +110,8 @@ void Rules::take_over(const capture::Report& now, bool verified) {
     report_.repaired += 1;
     report_.last_repair = joined(now.repaired);
     log::warn(kScope, "rules had gone missing and were put back",
-              {{"differences", now.repaired.size()}, {"first", now.repaired.front()}});
+              {{"where", where_},
+               {"differences", now.repaired.size()}, {"first", now.repaired.front()}});
   }
   report_.bypass.clear();
   report_.bypass_by_workload.clear();
@@ -128,7 +132,7 @@ Status Rules::release() {
 Status Rules::remove() {
   auto removed = applier_.remove();
   if (!removed) return fail(removed.error());
-  log::info(kScope, "rules removed", {{"removed", removed->size()}});
+  log::info(kScope, "rules removed", {{"where", where_}, {"removed", removed->size()}});
   return {};
 }
 

@@ -4,6 +4,8 @@
 
 #include <meshnode/kernel.h>
 #include <optional>
+#include <string>
+#include <utility>
 
 #include "capture/applier.h"
 #include "supervisor/message.h"
@@ -12,13 +14,16 @@ namespace meshnode::supervisor {
 
 class Rules {
  public:
-  /// `kernel` must outlive this.
-  explicit Rules(Kernel& kernel) : kernel_(kernel), applier_(kernel) {}
+  /// `kernel` must outlive this. `where` is for the log; `agent`: capture::HostFacts.
+  explicit Rules(Kernel& kernel, std::string where = "host", std::string agent = {})
+      : kernel_(kernel), applier_(kernel, std::move(agent)), where_(std::move(where)) {}
 
   /// Reads whom rules of an earlier run steer, before the first want(). An error leaves it unknown.
   Status recall();
-  /// Takes effect with the next refresh(). `next_slot`: CaptureRequest.
-  void want(capture::Spec spec, std::uint16_t next_slot);
+  /// Takes effect with the next refresh().
+  void want(capture::Spec spec);
+  /// `all`: also what is wanted in other network namespaces. `next_slot`: CaptureRequest.
+  void steer(const capture::Spec& all, std::uint16_t next_slot);
   /// How connections that wait in the listeners are to be read.
   const Steering& steering() const { return steering_; }
   /// Applies what is wanted, or verifies it and repairs what went missing. Without any wish since
@@ -43,6 +48,7 @@ class Rules {
 
   Kernel& kernel_;
   capture::Applier applier_;
+  std::string where_;
   std::optional<capture::Spec> wanted_;
   bool stale_ = false;      // wanted_ differs from what is in the kernel, as far as we know
   bool installed_ = false;  // this run has had rules, so there may be live steered connections

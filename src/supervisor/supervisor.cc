@@ -1,5 +1,6 @@
 #include "supervisor/supervisor.h"
 
+#include <sys/resource.h>
 #include <unistd.h>
 #include <csignal>
 #include <utility>
@@ -34,7 +35,11 @@ std::string one_line(std::string_view text) {
 }  // namespace
 
 Supervisor::Supervisor(io::Loop& loop, Options options, Kernel& kernel)
-    : loop_(loop), options_(std::move(options)), kernel_(kernel), rules_(kernel) {}
+    : loop_(loop),
+      options_(std::move(options)),
+      kernel_(kernel),
+      rules_(kernel),
+      spaces_(kernel, options_.run_dir + "/namespaces-captured", space_events()) {}
 
 Supervisor::~Supervisor() {
   end_worker();
@@ -48,6 +53,9 @@ Status Supervisor::start() {
   if (!listeners) return fail(listeners.error());
   auto admin = open_admin_socket(admin_socket_path(options_));
   if (!admin) return fail(admin.error());
+  auto sockets = SocketService::open(options_.run_dir + "/sockets.sock");
+  if (!sockets) return fail(sockets.error());
+  sockets_ = std::move(*sockets);
   directory_ = std::make_unique<RunDirectory>(std::move(*directory));
   listeners_ = std::move(*listeners);
   listeners_.push_back(std::move(*admin));
@@ -123,8 +131,11 @@ void Supervisor::start_worker() {
   worker_->death =
       std::make_unique<io::FdWatch>(loop_, worker_->process.pidfd.get(), [this] { on_death(); });
   log::info(kScope, "worker started", {{"pid", worker_->process.pid}});
+  sockets_->serve(worker_->process.pid);
   send_listeners();
-  if (rules_.report() != CaptureReport{}) send(rules_.report());
+  spaces_.tell_all();
+  reported_ = {};
+  report_capture();
   complaint_->start(kReadyComplaint);
 }
 
@@ -153,7 +164,9 @@ void Supervisor::receive(const std::string& body) {
   auto message = decode_to_supervisor(body);
   if (!message) return distrust(message.error());
   if (auto* request = std::get_if<CaptureRequest>(&*message)) {
-    rules_.want(std::move(request->spec), request->next_slot);
+    rules_.steer(request->spec, request->next_slot);
+    spaces_.want(request->spec);
+    rules_.want(capture::of_host(request->spec));
     schedule_refresh();
   } else if (std::holds_alternative<Ready>(*message)) {
     worker_->ready = true;
@@ -174,6 +187,7 @@ void Supervisor::on_death() {
   const std::string reason = reap(dead->process.pid);
   dead->death.reset();
   complaint_->stop();
+  sockets_->serve(-1);
   if (ending_) return finish();
   remember_death(reason);
   const Duration delay = restarts_.next_delay(loop_.now() - dead->started);
@@ -216,6 +230,9 @@ void Supervisor::on_terminate() {
   if (auto ok = rules_.release(); !ok) {
     log::error(kScope, "capture could not be ended", {{"error", ok.error().message}});
   }
+  if (auto ok = spaces_.release(); !ok) {
+    log::error(kScope, "capture could not be ended", {{"error", ok.error().message}});
+  }
   if (!worker_) return finish();
   log::info(kScope, "draining",
             {{"deadline_s", options_.drain_deadline / std::chrono::seconds(1)}});
@@ -228,6 +245,11 @@ void Supervisor::finish() {
   deadline_->stop();
   end_worker();
   if (auto ok = rules_.remove(); !ok) {
+    log::error(kScope, "rules could not be removed; run `meshnode capture remove`",
+               {{"error", ok.error().message}});
+    exit_code_ = 1;
+  }
+  if (auto ok = spaces_.remove(); !ok) {
     log::error(kScope, "rules could not be removed; run `meshnode capture remove`",
                {{"error", ok.error().message}});
     exit_code_ = 1;
@@ -249,6 +271,7 @@ void Supervisor::schedule_refresh() {
   loop_.post([this] {
     refresh_posted_ = false;
     refresh_rules();
+    look_at_spaces();
   });
 }
 
@@ -257,20 +280,75 @@ void Supervisor::look() {
   if (!kernel_tells_ || ++looks_ % kLooksBetweenVerifications == 0 || rules_.due()) {
     refresh_rules();
   }
+  look_at_spaces();
 }
 
-void Supervisor::refresh_rules() {
-  if (ending_) return;
+bool Supervisor::may_apply() const {
   // Until some worker serves the listeners, rules would lead nowhere; once there are rules they
   // are kept in repair also while a worker is being replaced (closed, not open).
   const bool serving = worker_ && worker_->ready;
-  if (!serving && !told_ready_) return;
-  if (rules_.refresh()) send(rules_.report());
+  return !ending_ && (serving || told_ready_);
+}
+
+void Supervisor::refresh_rules() {
+  if (!may_apply()) return;
+  if (rules_.refresh()) report_capture();
   tell_readiness();
 }
 
+void Supervisor::look_at_spaces() {
+  if (!may_apply()) return;
+  spaces_.look(loop_.now());
+  report_capture();
+  step_spaces();
+}
+
+void Supervisor::step_spaces() {
+  // One namespace at a time: a worker that dies meanwhile must not wait for hundreds.
+  if (ending_ || step_posted_) return;
+  if (spaces_.step(loop_.now())) {
+    tell_readiness();
+    step_posted_ = true;
+    loop_.post([this] {
+      step_posted_ = false;
+      step_spaces();
+    });
+    return;
+  }
+  report_capture();
+  tell_readiness();
+}
+
+void Supervisor::report_capture() {
+  CaptureReport now = rules_.report();
+  spaces_.add_to(now);
+  if (!worker_ || now == reported_) return;
+  send(now);
+  reported_ = std::move(now);
+}
+
+SpaceEvents Supervisor::space_events() {
+  return {[this](const SpaceListeners& message, const std::vector<int>& sockets) {
+            if (!worker_) return;  // the next one is told of all
+            if (auto ok = worker_->channel->send(encode(ToWorker(message)), sockets); !ok) {
+              log::error(kScope, "the worker got no listeners of a network namespace",
+                         {{"error", ok.error().message}});
+            }
+          },
+          [this](std::uint16_t slot) {
+            sockets_->revoke(slot);
+            send(SpaceGone{slot});
+          },
+          [this](std::uint16_t slot, const io::NetNamespace& place) {
+            if (auto ok = sockets_->grant(slot, place); !ok) {
+              log::error(kScope, "no connection can be made in a network namespace",
+                         {{"slot", slot}, {"error", ok.error().message}});
+            }
+          }};
+}
+
 void Supervisor::tell_readiness() {
-  if (!worker_ || !worker_->ready || !rules_.settled()) return;
+  if (!worker_ || !worker_->ready || !rules_.settled() || !spaces_.settled()) return;
   complaint_->stop();
   if (std::exchange(told_ready_, true)) return;
   log::info(kScope, "ready: traffic flows");
@@ -292,7 +370,20 @@ void Supervisor::complain() {
   complaint_->start(kReadyComplaint);
 }
 
+namespace {
+
+/// Each network namespace costs nine descriptors; common soft limits are below what 256 need.
+void use_all_descriptors() {
+  rlimit files{};
+  if (::getrlimit(RLIMIT_NOFILE, &files) != 0) return;
+  files.rlim_cur = files.rlim_max;
+  ::setrlimit(RLIMIT_NOFILE, &files);
+}
+
+}  // namespace
+
 Result<int> run_supervisor(Options options) {
+  use_all_descriptors();
   // A log whose reader went away must not end the agent.
   ::signal(SIGPIPE, SIG_IGN);
   // And one who is slow must not keep it from replacing a worker, or from ending.

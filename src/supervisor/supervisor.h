@@ -17,7 +17,9 @@
 #include "supervisor/restart_policy.h"
 #include "supervisor/rules.h"
 #include "supervisor/run_directory.h"
+#include "supervisor/socket_service.h"
 #include "supervisor/sockets.h"
+#include "supervisor/spaces.h"
 #include "supervisor/spawn.h"
 
 namespace meshnode::supervisor {
@@ -85,6 +87,11 @@ class Supervisor {
   void schedule_refresh();
   void look();
   void refresh_rules();
+  bool may_apply() const;
+  void look_at_spaces();
+  void step_spaces();
+  void report_capture();
+  SpaceEvents space_events();
   void tell_readiness();
   void complain();
 
@@ -92,6 +99,9 @@ class Supervisor {
   Options options_;
   Kernel& kernel_;
   Rules rules_;
+  Spaces spaces_;
+  std::unique_ptr<SocketService> sockets_;
+  CaptureReport reported_;
   std::unique_ptr<RunDirectory> directory_;
   std::vector<OpenListener> listeners_;
   std::unique_ptr<Worker> worker_;
@@ -108,6 +118,7 @@ class Supervisor {
   std::vector<std::unique_ptr<io::SignalWatch>> signals_;
 
   bool refresh_posted_ = false;
+  bool step_posted_ = false;
   bool told_ready_ = false;
   bool ending_ = false;
   bool finished_ = false;

@@ -298,3 +298,28 @@ TEST_CASE("remove does not take being refused for finding nothing") {
   kernel.absent = {"iptables-save", "ip6tables-save"};
   CHECK(remove(kernel));
 }
+
+TEST_CASE("rules in another namespace say whose they are, and follow the agent's cgroup") {
+  FakeKernel kernel;
+  kernel.own_cgroup = "/system.slice/meshnode.service";
+  Spec spec;
+  spec.workloads.push_back({"shop/web", 1, ByNamespace{"/run/netns/web", 0}, {8080}});
+  Applier applier(kernel, "4026531840");
+  REQUIRE(applier.apply(spec));
+  CHECK(is_of_agent(kernel, "4026531840").value());
+  CHECK_FALSE(is_of_agent(kernel, "4026531841").value());
+  CHECK_FALSE(applier.facts_changed());
+  kernel.own_cgroup = "/system.slice/other.service";
+  CHECK(applier.facts_changed());
+  const auto again = applier.verify_and_repair();
+  REQUIRE(again);
+  CHECK(again->repaired == std::vector<std::string>{"the agent's cgroup changed"});
+  CHECK_FALSE(applier.facts_changed());
+  CHECK(kernel.chain("iptables", "mangle", "MESHNODE_FOREIGN")[0].text.find("other.service") !=
+        std::string::npos);
+
+  // Of the agent's own network namespace they are nobody's that comes from outside.
+  FakeKernel host;
+  REQUIRE(Applier(host).apply(spec));
+  CHECK_FALSE(is_of_agent(host, "4026531840").value());
+}

@@ -26,6 +26,7 @@ class FakeKernel : public Kernel {
   }
 
   bool ipv6 = true;
+  std::string own_cgroup = "/";
   std::map<std::string, std::uint64_t> cgroups;
   std::set<std::string> denied;  ///< programs that end with an error
   std::set<std::string> absent;  ///< programs that are not installed
@@ -63,6 +64,7 @@ class FakeKernel : public Kernel {
     return result;
   }
   Result<std::string> read(const std::string& path) const override {
+    if (path == "/proc/self/cgroup") return "0::" + own_cgroup + "\n";
     if (path == "/proc/net/if_inet6" && ipv6) return std::string("00000001 01 80 10 80 lo\n");
     return fail(ErrorCode::kNotFound, path);
   }

@@ -50,7 +50,7 @@ TEST_CASE("without a worker's wish the kernel is left as it is") {
 TEST_CASE("rules that cannot be brought about are reported once, with the reason, and retried") {
   BrokenKernel kernel;
   Rules rules(kernel);
-  rules.want(one_user(), 2);
+  rules.want(one_user());
   CHECK(rules.refresh());
   CHECK_FALSE(rules.report().ok);
   CHECK(rules.report().error.find("not found on this host") != std::string::npos);
@@ -67,9 +67,9 @@ TEST_CASE("the slots asked for last are those to read connections by") {
   BrokenKernel kernel;
   Rules rules(kernel);
   CHECK(rules.steering() == Steering{});
-  rules.want(one_user(), 2);
+  rules.steer(one_user(), 2);
   CHECK(rules.steering() == Steering{{{"bookinfo/web", 1}}, 2});
-  rules.want({}, 2);
+  rules.steer({}, 2);
   CHECK(rules.steering() == Steering{{}, 2});
 }
 

@@ -22,6 +22,7 @@
 
 #include "io/host_kernel.h"
 #include "io/loop.h"
+#include "support/namespaces.h"
 #include "supervisor/worker_link.h"
 
 using namespace meshnode;
@@ -45,7 +46,8 @@ class FakeWorker {
                  serve(std::move(by_name), history, steering);
                },
                [this] { ++reloads_; }, [this] { drain(); }, [](const CaptureReport&) {},
-               [](const Error&) { ::_exit(9); }}) {}
+               [](const Error&) { ::_exit(9); },
+               [this](auto, auto by_name) { serve_tunnels(by_name); }}) {}
 
   void run() { loop_.run(); }
 
@@ -61,13 +63,7 @@ class FakeWorker {
       static_cast<void>(!::write(kChannelDescriptor, "\0\0\0\2{}", 6));
       return;
     }
-    for (const char* name : {"tunnel4", "tunnel6", "admin"}) {
-      const auto at = by_name.find(name);
-      if (at == by_name.end()) continue;
-      const int listener = at->second;
-      watches_.push_back(
-          std::make_unique<io::FdWatch>(loop_, listener, [this, listener] { answer(listener); }));
-    }
+    serve_tunnels(by_name);
     listeners_ = by_name.size();
     if (kind_ == Kind::kNoisy) {
       ::fcntl(STDERR_FILENO, F_SETFL, O_NONBLOCK);
@@ -79,9 +75,23 @@ class FakeWorker {
     capture::Spec spec;
     if (kind_ == Kind::kEnrolls) {
       spec.workloads.push_back({"test/web", 7, capture::ByUser{54321}, {9080}});
+      if (const char* pid = std::getenv("MESHNODE_TEST_SPACE")) {
+        const auto process = static_cast<std::uint32_t>(std::stoul(pid));
+        spec.workloads.push_back({"test/box", 8, capture::ByNamespace{"", process}, {9080}});
+      }
     }
     static_cast<void>(link_.send_capture(spec, 9));
     link_.send_ready();
+  }
+
+  void serve_tunnels(const std::map<std::string, int>& by_name) {
+    for (const char* name : {"tunnel4", "tunnel6", "admin"}) {
+      const auto at = by_name.find(name);
+      if (at == by_name.end()) continue;
+      const int listener = at->second;
+      watches_.push_back(
+          std::make_unique<io::FdWatch>(loop_, listener, [this, listener] { answer(listener); }));
+    }
   }
 
   void answer(int listener) {
@@ -494,4 +504,45 @@ TEST_CASE("rules stand before readiness is told, survive kill -9 and go with SIG
   CHECK(agent.exit_code() == 0);
   CHECK(all_rules().find("54321") == std::string::npos);
   CHECK(all_rules().find("15001") == std::string::npos);
+}
+
+TEST_CASE("a namespace's listeners and rules outlive the worker, and go with the supervisor") {
+  if (!own_network()) return;
+  const meshnode::test::TestNamespace box;
+  ::setenv("MESHNODE_TEST_SPACE", std::to_string(box.pid()).c_str(), 1);
+  Agent agent("enrolling worker");
+  ::unsetenv("MESHNODE_TEST_SPACE");
+  REQUIRE(agent.ready());
+  struct stat info {};
+  REQUIRE(::stat((agent.options().run_dir + "/sockets.sock").c_str(), &info) == 0);
+  CHECK((info.st_mode & 07777U) == 0600U);
+  const auto inside = [&box](int family) {
+    Answer answer;
+    box.inside([&] { answer = ask(family); });
+    return answer;
+  };
+  const auto rules_inside = [&box] {
+    std::string text;
+    box.inside([&text] { text = all_rules(); });
+    return text;
+  };
+  const Answer first = inside(AF_INET);
+  CHECK(first.pid > 0);
+  CHECK(inside(AF_INET6).pid == first.pid);
+  CHECK(ask().pid == first.pid);
+  CHECK(rules_inside().find("127.15.0.8:15001") != std::string::npos);
+  CHECK(all_rules().find("127.15.0.8:15001") == std::string::npos);
+
+  // What is dialled while there is no worker waits in the queue of the next one.
+  ::kill(first.pid, SIGKILL);
+  const Answer second = inside(AF_INET);
+  CHECK(second.pid > 0);
+  CHECK(second.pid != first.pid);
+  CHECK(second.steering.find("test/box=8") != std::string::npos);
+
+  agent.signal(SIGTERM);
+  CHECK(agent.exit_code() == 0);
+  CHECK(rules_inside().find("MESHNODE") == std::string::npos);
+  CHECK(all_rules().find("MESHNODE") == std::string::npos);
+  CHECK(::stat((agent.options().run_dir + "/sockets.sock").c_str(), &info) != 0);
 }

@@ -1,0 +1,385 @@
+#include "supervisor/spaces.h"
+
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "base/log.h"
+
+namespace meshnode::supervisor {
+namespace {
+
+constexpr const char* kScope = "capture";
+// A namespace whose rules could not be applied is tried again, in turn with the others.
+constexpr Duration kRetryEvery = std::chrono::seconds(1);
+
+Result<io::NetNamespace> named_by(const capture::ByNamespace& name) {
+  return name.pid != 0 ? io::NetNamespace::of_process(name.pid) : io::NetNamespace::at(name.path);
+}
+
+const capture::ByNamespace& name_of(const capture::Enrolled& workload) {
+  return std::get<capture::ByNamespace>(workload.owner);
+}
+
+Error within(const std::string& where, const Error& error) {
+  return {error.code, where + ": " + error.message};
+}
+
+}  // namespace
+
+std::string agent_mark() {
+  struct stat own {};
+  return ::stat("/proc/self/ns/net", &own) == 0 ? std::to_string(own.st_ino) : std::string();
+}
+
+/// A namespace in hand.
+struct Spaces::Open {
+  Open(Kernel& kernel, io::NetNamespace of, const capture::Enrolled& workload,
+       const std::string& agent)
+      : place(std::move(of)),
+        inside(kernel, place),
+        rules(inside, capture::text_of(workload.owner), agent),
+        slot(workload.slot),
+        where(capture::text_of(workload.owner)) {}
+
+  io::NetNamespace place;
+  io::NamespaceKernel inside;
+  Rules rules;
+  std::uint16_t slot;
+  std::string where;
+  std::vector<OpenListener> listeners;
+  io::NamespaceAddresses addresses;
+  bool due = true;
+  bool tried = false;
+  bool captured = false;  // rules have been in force
+  Instant last{};         // of refresh()
+};
+
+Spaces::Spaces(Kernel& kernel, std::string marker, SpaceEvents events)
+    : kernel_(kernel),
+      marker_(std::move(marker)),
+      events_(std::move(events)),
+      agent_(agent_mark()) {}
+Spaces::~Spaces() = default;
+
+void Spaces::want(const capture::Spec& spec) { wanted_ = spec; }
+
+void Spaces::plan(const capture::Spec& wanted) {
+    std::map<std::string, Space> next;
+    std::size_t count = 0;
+    for (const capture::Enrolled& workload : wanted.workloads) {
+      if (!std::holds_alternative<capture::ByNamespace>(workload.owner)) continue;
+      Space space;
+      space.workload = workload;
+      space.spec = capture::of_namespace(wanted, workload);
+      if (++count > kMaxSpaces) {
+        space.surplus = true;
+        space.waiting = false;
+        space.error = "more than " + std::to_string(kMaxSpaces) +
+                      " network namespaces on one host; enroll the workload on another";
+      } else if (const auto was = spaces_.find(workload.name); was != spaces_.end()) {
+        const bool same = was->second.workload.owner == workload.owner;
+        space.ended = same && was->second.ended;
+        if (same && was->second.workload.slot == workload.slot) {
+          space.open = std::move(was->second.open);
+        }
+      }
+      if (space.open) {
+        space.waiting = false;
+        space.open->rules.want(space.spec);
+        space.open->due = space.open->due || space.open->rules.due();
+      }
+      next.emplace(workload.name, std::move(space));
+    }
+    for (auto& [name, space] : spaces_) {
+      if (space.open) leave(std::move(space.open));
+    }
+    spaces_ = std::move(next);
+}
+
+void Spaces::look(Instant now) {
+  if (const auto wanted = std::exchange(wanted_, std::nullopt)) {
+    plan(*wanted);
+    if (!std::exchange(known_, true)) begin_sweep();
+  }
+  // First what goes: two names may have changed places.
+  for (auto& [name, space] : spaces_) {
+    if (space.open && !space.open->place.is_named()) lose(space);
+  }
+  for (auto& [name, space] : spaces_) {
+    if (space.open) {
+      look_inside(space);
+    } else {
+      take_up(space);
+    }
+  }
+  for (auto& open : std::exchange(leaving_, {})) let_go(std::move(open));
+  choose_next(now);
+}
+
+void Spaces::lose(Space& space) {
+  space.ended = space.open->place.process_ended();
+  log::info(kScope, "a workload's network namespace is gone",
+            {{"workload", space.workload.name}, {"where", space.open->where}});
+  leave(std::move(space.open));
+}
+
+void Spaces::leave(std::unique_ptr<Open> open) {
+  // Before anybody gets the slot, or the listeners under another.
+  events_.on_gone(open->slot);
+  leaving_.push_back(std::move(open));
+}
+
+void Spaces::take_up(Space& space) {
+  if (space.surplus) return;
+  const std::string before = std::exchange(space.error, {});
+  space.waiting = false;
+  if (space.ended) {
+    space.error = "process " + std::to_string(name_of(space.workload).pid) +
+                  " has ended; name one that runs now, or the namespace by a path";
+  } else if (auto place = named_by(name_of(space.workload)); !place) {
+    space.waiting = place.error().code == ErrorCode::kNotFound;
+    if (!space.waiting) space.error = place.error().message;
+  } else if (auto taken = take_up(space, std::move(*place)); !taken) {
+    space.error = taken.error().message;
+    space.open.reset();
+  }
+  if (!space.error.empty() && space.error != before) {
+    log::error(kScope, "a workload's network namespace is not captured",
+               {{"workload", space.workload.name}, {"error", space.error}});
+  }
+}
+
+Status Spaces::take_up(Space& space, io::NetNamespace place) {
+  const std::string where = capture::text_of(space.workload.owner);
+  if (place.is_own()) {
+    return fail(ErrorCode::kInvalid,
+                where + " is the agent's own, where everything else of this host is; enroll the "
+                        "workload by user or by cgroup");
+  }
+  for (const auto& [name, other] : spaces_) {
+    if (other.open && other.open->place.id() == place.id()) {
+      return fail(ErrorCode::kInvalid, where + " is that of " + name +
+                                           " as well, so its callers have no one name; give each "
+                                           "workload its own");
+    }
+  }
+  space.open = adopt(place);
+  if (space.open) {
+    // Another name for what is captured already: connections in the listeners' queues stay.
+    space.open->place = std::move(place);
+    space.open->slot = space.workload.slot;
+    space.open->where = where;
+    space.open->captured = false;
+  } else {
+    space.open = std::make_unique<Open>(kernel_, std::move(place), space.workload, agent_);
+    if (auto opened = open_inside(*space.open); !opened) return opened;
+  }
+  space.open->rules.want(space.spec);
+  space.open->due = true;
+  space.open->tried = false;
+  look_inside(space);
+  log::info(kScope, "a workload's network namespace is taken up",
+            {{"workload", space.workload.name}, {"where", where}});
+  tell(space);
+  return {};
+}
+
+std::unique_ptr<Spaces::Open> Spaces::adopt(const io::NetNamespace& place) {
+  const auto found = std::find_if(leaving_.begin(), leaving_.end(), [&](const auto& open) {
+    return open->place.id() == place.id();
+  });
+  if (found == leaving_.end()) return nullptr;
+  auto open = std::move(*found);
+  leaving_.erase(found);
+  return open;
+}
+
+Status Spaces::open_inside(Open& open) const {
+  const io::InNamespace inside(open.place);
+  if (!inside.entered()) return fail(within(open.where, inside.entered().error()));
+  auto listeners = open_listeners(capture::listeners());
+  if (!listeners) return fail(within(open.where, listeners.error()));
+  open.listeners = std::move(*listeners);
+  return {};
+}
+
+void Spaces::look_inside(Space& space) {
+  if (auto addresses = io::addresses_in(space.open->place)) {
+    space.open->addresses = std::move(*addresses);
+  }
+  // What cannot be brought about is tried in its turn, not at every look.
+  if (space.open->rules.settled() && space.open->rules.due()) space.open->due = true;
+}
+
+void Spaces::tell(const Space& space) const {
+  SpaceListeners message{space.workload.slot, {}};
+  std::vector<int> sockets;
+  for (const OpenListener& listener : space.open->listeners) {
+    message.names.push_back(listener.name);
+    sockets.push_back(listener.socket.get());
+  }
+  events_.on_listeners(message, sockets);
+}
+
+void Spaces::tell_all() const {
+  for (const auto& [name, space] : spaces_) {
+    if (space.open) tell(space);
+  }
+}
+
+void Spaces::count(const CaptureReport& inside, CaptureReport& into) {
+  into.repaired += inside.repaired;
+  for (const auto& [reason, packets] : inside.bypass) into.bypass[reason] += packets;
+  for (const auto& [who, packets] : inside.bypass_by_workload) {
+    into.bypass_by_workload[who] += packets;
+  }
+}
+
+void Spaces::let_go(std::unique_ptr<Open> open) {
+  count(open->rules.report(), past_);
+  // The worker has descriptors of them as well: only this ends them for all, and frees the ports.
+  for (const OpenListener& listener : open->listeners) {
+    ::shutdown(listener.socket.get(), SHUT_RDWR);
+  }
+  open->listeners.clear();
+  if (open->tried) removing_.push_back(std::move(open));
+}
+
+void Spaces::choose_next(Instant now) {
+  Open* next = nullptr;
+  for (auto& [name, space] : spaces_) {
+    if (!space.open) continue;
+    if (space.open->due) return;  // enough to do
+    const Duration pause = space.open->rules.settled() ? kVerifySpaceEvery : kRetryEvery;
+    if (now - space.open->last < pause) continue;
+    if (next == nullptr || space.open->last < next->last) next = space.open.get();
+  }
+  if (next != nullptr) next->due = true;
+}
+
+bool Spaces::step(Instant now) {
+  const auto due = std::find_if(spaces_.begin(), spaces_.end(), [](const auto& each) {
+    return each.second.open && each.second.open->due;
+  });
+  if (!removing_.empty()) {
+    const auto open = std::move(removing_.back());
+    removing_.pop_back();
+    if (auto removed = open->rules.remove(); !removed) {
+      log::warn(kScope, "rules in a network namespace that is let go could not be removed",
+                {{"where", open->where}, {"error", removed.error().message}});
+    }
+  } else if (due != spaces_.end()) {
+    refresh(due->second, now);
+  } else if (!sweep_.empty()) {
+    sweep_one();
+  }
+  return !removing_.empty() || !sweep_.empty() ||
+         std::any_of(spaces_.begin(), spaces_.end(), [](const auto& each) {
+           return each.second.open && each.second.open->due;
+         });
+}
+
+void Spaces::refresh(Space& space, Instant now) {
+  Open& open = *space.open;
+  open.due = false;
+  open.last = now;
+  if (!open.addresses.loopback_up) return;
+  if (!std::exchange(open.tried, true)) mark();
+  open.rules.refresh();
+  if (open.rules.settled() && !std::exchange(open.captured, true)) {
+    events_.on_captured(open.slot, open.place);
+  }
+}
+
+bool Spaces::settled() const {
+  return !wanted_ && std::none_of(spaces_.begin(), spaces_.end(), [](const auto& each) {
+    return each.second.open && each.second.open->due;
+  });
+}
+
+void Spaces::add_to(CaptureReport& report) const {
+  count(past_, report);
+  for (const auto& [name, space] : spaces_) {
+    if (space.waiting) report.waiting.push_back(name);
+    if (!space.error.empty()) report.failed[name] = space.error;
+    if (!space.open) continue;
+    const Open& open = *space.open;
+    const CaptureReport& inside = open.rules.report();
+    if (!open.addresses.loopback_up) {
+      report.failed[name] = open.where + ": its loopback interface is down, so nothing can be led "
+                                         "to meshnode; run `ip link set lo up` inside";
+    } else if (!inside.error.empty()) {
+      report.failed[name] = open.where + ": " + inside.error;
+    } else if (!open.rules.settled()) {
+      report.waiting.push_back(name);
+    }
+    auto& addresses = report.spaces[name];
+    for (const IpAddress& address : open.addresses.addresses) {
+      if (addresses.size() < kMaxSpaceAddresses) addresses.push_back(address.text());
+    }
+    if (!inside.last_repair.empty()) report.last_repair = open.where + ": " + inside.last_repair;
+    count(inside, report);
+  }
+}
+
+Status Spaces::release() {
+  Status done;
+  for (auto& [name, space] : spaces_) {
+    if (!space.open) continue;
+    if (auto released = space.open->rules.release(); !released && done) {
+      done = fail(within(space.open->where, released.error()));
+    }
+  }
+  return done;
+}
+
+Status Spaces::remove() {
+  Status done;
+  for (auto& [name, space] : spaces_) {
+    if (space.open && space.open->tried) removing_.push_back(std::move(space.open));
+  }
+  for (const auto& open : std::exchange(removing_, {})) {
+    if (auto removed = open->rules.remove(); !removed && done) {
+      done = fail(within(open->where, removed.error()));
+    }
+  }
+  if (done && sweep_.empty()) ::unlink(marker_.c_str());
+  return done;
+}
+
+void Spaces::mark() const {
+  const Descriptor file(
+      ::open(marker_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (file) return;
+  log::warn(kScope, "after a crash, rules in network namespaces may have to be removed by hand",
+            {{"file", marker_}, {"error", std::strerror(errno)}});
+}
+
+void Spaces::begin_sweep() {
+  if (::access(marker_.c_str(), F_OK) == 0) sweep_ = io::find_namespaces();
+}
+
+void Spaces::sweep_one() {
+  const io::FoundNamespace found = std::move(sweep_.back());
+  sweep_.pop_back();
+  for (const auto& [name, space] : spaces_) {
+    if (space.open && space.open->place.id() == found.place.id()) return;
+  }
+  io::NamespaceKernel inside(kernel_, found.place);
+  const auto ours = capture::is_of_agent(inside, agent_);
+  if (!ours || !*ours) return;
+  if (auto removed = capture::remove(inside)) {
+    log::info(kScope, "rules of an earlier run removed",
+              {{"where", found.name}, {"removed", removed->size()}});
+  } else {
+    log::warn(kScope, "rules of an earlier run could not be removed",
+              {{"where", found.name}, {"error", removed.error().message}});
+  }
+}
+
+}  // namespace meshnode::supervisor

@@ -1,0 +1,112 @@
+#pragma once
+/// The network namespaces of enrolled workloads: listeners opened and rules kept inside each, from
+/// outside. One that cannot be captured says why and keeps neither the host nor another from being
+/// captured. One thread; calls block as those of Rules do, step() for one namespace at most.
+///
+/// A workload whose namespace is not there is waiting. One whose name leads elsewhere has lost it:
+/// its listeners accept nothing from then on, the rules inside are taken out, since nobody there is
+/// enrolled any more, and the namespace is let go, so that it can end. A process that ended names
+/// nothing for good: whoever gets its number is another.
+
+#include <meshnode/kernel.h>
+#include <meshnode/time.h>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "io/net_namespace.h"
+#include "supervisor/message.h"
+#include "supervisor/rules.h"
+#include "supervisor/sockets.h"
+
+namespace meshnode::supervisor {
+
+/// In each, rules are compared with the kernel no more often than this, since no namespace but our
+/// own tells of changes; with many it is less often, one at a look.
+inline constexpr Duration kVerifySpaceEvery = std::chrono::seconds(5);
+
+struct SpaceEvents {
+  /// Sockets stay the caller's.
+  std::function<void(const SpaceListeners& message, const std::vector<int>& sockets)> on_listeners;
+  std::function<void(std::uint16_t slot)> on_gone;
+  /// Rules inside have been applied: what our own dials from there are told by is in force.
+  std::function<void(std::uint16_t slot, const io::NetNamespace& place)> on_captured;
+};
+
+class Spaces {
+ public:
+  /// `kernel` must outlive this. `marker`: a file that lies there while there may be rules in other
+  /// namespaces; where an earlier run left it, all of them are looked through.
+  Spaces(Kernel& kernel, std::string marker, SpaceEvents events);
+  ~Spaces();
+  Spaces(const Spaces&) = delete;
+  Spaces& operator=(const Spaces&) = delete;
+
+  /// What of `spec` is enrolled by a network namespace; takes effect with the next look().
+  void want(const capture::Spec& spec);
+  /// Whether each namespace is still the one that was taken up, and its facts as they were; runs no
+  /// program. To be called once a second, and after want().
+  void look(Instant now);
+  /// Brings about or verifies the rules of one namespace that look() found to need it; whether
+  /// there is another.
+  bool step(Instant now);
+  /// Everything wanted was tried.
+  bool settled() const;
+  void add_to(CaptureReport& report) const;
+  /// on_listeners() for all there are, to a worker that knows of none.
+  void tell_all() const;
+
+  /// As Rules, in all of them. The first error names its namespace; the others are done anyhow.
+  Status release();
+  Status remove();
+
+ private:
+  struct Open;
+  struct Space {
+    capture::Enrolled workload;
+    capture::Spec spec;
+    std::unique_ptr<Open> open;
+    bool waiting = true;
+    bool surplus = false;  // beyond kMaxSpaces
+    bool ended = false;    // it was a process's, and that has ended
+    std::string error;     // why it was not taken up
+  };
+
+  void plan(const capture::Spec& wanted);
+  void take_up(Space& space);
+  Status take_up(Space& space, io::NetNamespace place);
+  std::unique_ptr<Open> adopt(const io::NetNamespace& place);
+  Status open_inside(Open& open) const;
+  void look_inside(Space& space);
+  void tell(const Space& space) const;
+  void lose(Space& space);
+  void leave(std::unique_ptr<Open> open);
+  void let_go(std::unique_ptr<Open> open);
+  static void count(const CaptureReport& inside, CaptureReport& into);
+  void refresh(Space& space, Instant now);
+  void choose_next(Instant now);
+  void mark() const;
+  void begin_sweep();
+  void sweep_one();
+
+  Kernel& kernel_;
+  std::string marker_;
+  SpaceEvents events_;
+  std::string agent_;
+  std::map<std::string, Space> spaces_;  // by "namespace/name"
+  std::optional<capture::Spec> wanted_;  // since the last look()
+  bool known_ = false;                   // something was wanted in this run
+  std::vector<std::unique_ptr<Open>> leaving_;   // not wanted; may be another's in this look()
+  std::vector<std::unique_ptr<Open>> removing_;  // let go, but for the rules
+  CaptureReport past_;                           // counters of what was let go
+  std::vector<io::FoundNamespace> sweep_;        // may hold rules of an earlier run
+};
+
+/// What an agent's rules in other network namespaces carry (capture::HostFacts::agent).
+std::string agent_mark();
+
+}  // namespace meshnode::supervisor

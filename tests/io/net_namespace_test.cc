@@ -1,0 +1,188 @@
+#include "io/net_namespace.h"
+
+#include <sys/stat.h>
+#include <catch2/catch.hpp>
+#include <optional>
+#include <thread>
+
+#include "io/host_kernel.h"
+#include "support/namespaces.h"
+
+using namespace meshnode;
+using namespace meshnode::io;
+using meshnode::test::NamespaceFile;
+using meshnode::test::TestNamespace;
+
+namespace {
+
+ino_t own_inode() {
+  struct stat info {};
+  REQUIRE(::stat("/proc/thread-self/ns/net", &info) == 0);
+  return info.st_ino;
+}
+
+}  // namespace
+
+TEST_CASE("a network namespace is opened by a path and by a process, as the same one") {
+  if (!test::may_make_namespaces()) return;
+  const TestNamespace one;
+  const TestNamespace other;
+  NamespaceFile file;
+  file.name(one);
+  const auto by_path = NetNamespace::at(file.path);
+  const auto by_process = NetNamespace::of_process(one.pid());
+  const auto another = NetNamespace::of_process(other.pid());
+  REQUIRE(by_path);
+  REQUIRE(by_process);
+  REQUIRE(another);
+  CHECK(by_path->id() == by_process->id());
+  CHECK(by_path->id() != another->id());
+  CHECK_FALSE(by_path->is_own());
+  CHECK(by_path->is_named());
+  const auto own = NetNamespace::of_process(static_cast<std::uint32_t>(::getpid()));
+  REQUIRE(own);
+  CHECK(own->is_own());
+}
+
+TEST_CASE("whatever is no network namespace is refused, and nothing happens to it") {
+  const auto code = [](const std::string& path) { return NetNamespace::at(path).error().code; };
+  CHECK(code("/nowhere/at/all") == ErrorCode::kNotFound);
+  CHECK(code("/etc/passwd") == ErrorCode::kInvalid);
+  CHECK(code("/dev/null") == ErrorCode::kInvalid);
+  CHECK(code("/proc/self/ns/mnt") == ErrorCode::kInvalid);
+  CHECK(code("/proc/self/ns") == ErrorCode::kInvalid);
+  std::string fifo = "/tmp/meshnode-fifo-XXXXXX";
+  REQUIRE(::mkdtemp(fifo.data()) != nullptr);
+  const std::string path = fifo + "/pipe";
+  REQUIRE(::mkfifo(path.c_str(), 0600) == 0);
+  CHECK(code(path) == ErrorCode::kInvalid);  // and does not wait for a writer
+  ::unlink(path.c_str());
+  ::rmdir(fifo.c_str());
+  CHECK(NetNamespace::of_process(4'194'304).error().code == ErrorCode::kNotFound);
+}
+
+TEST_CASE("a path that leads elsewhere names the namespace no more") {
+  if (!test::may_make_namespaces()) return;
+  const TestNamespace one;
+  const TestNamespace other;
+  NamespaceFile file;
+  file.name(one);
+  const auto opened = NetNamespace::at(file.path);
+  REQUIRE(opened);
+  file.name(other);
+  CHECK_FALSE(opened->is_named());
+  file.clear();
+  CHECK_FALSE(opened->is_named());
+  file.name(one);
+  CHECK(opened->is_named());
+}
+
+TEST_CASE("a process that ended names nothing, also when somebody gets its number") {
+  if (!test::may_make_namespaces()) return;
+  TestNamespace one;
+  const std::uint32_t pid = one.pid();
+  const auto opened = NetNamespace::of_process(pid);
+  REQUIRE(opened);
+  CHECK_FALSE(opened->process_ended());
+  one.end();
+  CHECK(opened->process_ended());
+  CHECK_FALSE(opened->is_named());
+  CHECK(NetNamespace::of_process(pid).error().message.find(std::to_string(pid)) !=
+        std::string::npos);
+}
+
+TEST_CASE("a number that another process got is not taken for the one that ended") {
+  if (!test::may_make_namespaces()) return;
+  const int code = test::among_own_processes([] {
+    HostKernel kernel;
+    std::optional<NetNamespace> opened;
+    std::uint32_t pid = 0;
+    {
+      const TestNamespace first;
+      pid = first.pid();
+      if (auto place = NetNamespace::of_process(pid)) opened = std::move(*place);
+    }
+    if (!opened || !kernel.write("/proc/sys/kernel/ns_last_pid", std::to_string(pid - 1))) return 1;
+    const TestNamespace heir;
+    if (heir.pid() != pid) return 2;
+    if (!opened->process_ended() || opened->is_named()) return 3;
+    const auto now = NetNamespace::of_process(pid);
+    return now && now->is_named() && now->id() != opened->id() ? 0 : 4;
+  });
+  CHECK(code == 0);
+}
+
+TEST_CASE("a thread is inside a namespace for a while and back afterwards") {
+  if (!test::may_make_namespaces()) return;
+  const TestNamespace one;
+  const auto opened = NetNamespace::at(one.path());
+  REQUIRE(opened);
+  const ino_t home = own_inode();
+  {
+    const InNamespace inside(*opened);
+    REQUIRE(inside.entered());
+    CHECK(own_inode() == opened->id().inode);
+  }
+  CHECK(own_inode() == home);
+}
+
+TEST_CASE("programs and files of a namespace are those inside, cgroups those outside") {
+  if (!test::may_make_namespaces()) return;
+  const TestNamespace one;
+  const auto opened = NetNamespace::at(one.path());
+  REQUIRE(opened);
+  HostKernel host;
+  NamespaceKernel kernel(host, *opened);
+  const ino_t home = own_inode();
+  auto made = kernel.run({"ip", "link", "add", "mn-inside", "type", "bridge"}, "");
+  REQUIRE(made);
+  INFO(made->error);
+  REQUIRE(made->exit_code == 0);
+  const auto devices = kernel.read("/proc/net/dev");
+  REQUIRE(devices);
+  CHECK(devices->find("mn-inside") != std::string::npos);
+  CHECK(host.read("/proc/net/dev")->find("mn-inside") == std::string::npos);
+  const std::string forward = "/proc/sys/net/ipv4/conf/mn-inside/forwarding";
+  CHECK(kernel.write(forward, "1"));
+  CHECK(*kernel.read(forward) == "1\n");
+  CHECK_FALSE(host.read(forward));
+  CHECK(*kernel.read("/proc/self/cgroup") == *host.read("/proc/self/cgroup"));
+  CHECK(own_inode() == home);
+
+  // Also from a thread that is not the process's first.
+  std::thread([&] {
+    CHECK(kernel.read("/proc/net/dev")->find("mn-inside") != std::string::npos);
+  }).join();
+}
+
+TEST_CASE("addresses of a namespace are told without loopback, and whether loopback is up") {
+  if (!test::may_make_namespaces()) return;
+  const TestNamespace one(false);
+  const auto opened = NetNamespace::at(one.path());
+  REQUIRE(opened);
+  HostKernel host;
+  NamespaceKernel kernel(host, *opened);
+  CHECK_FALSE(addresses_in(*opened)->loopback_up);
+  CHECK(addresses_in(*opened)->addresses.empty());
+  REQUIRE(kernel.run({"ip", "link", "set", "lo", "up"}, "")->exit_code == 0);
+  REQUIRE(kernel.run({"ip", "link", "add", "mn0", "type", "bridge"}, "")->exit_code == 0);
+  REQUIRE(kernel.run({"ip", "link", "set", "mn0", "up"}, "")->exit_code == 0);
+  REQUIRE(kernel.run({"ip", "address", "add", "10.9.8.7/24", "dev", "mn0"}, "")->exit_code == 0);
+  const auto now = addresses_in(*opened);
+  REQUIRE(now);
+  CHECK(now->loopback_up);
+  CHECK(now->addresses == std::vector<IpAddress>{*IpAddress::parse("10.9.8.7")});
+}
+
+TEST_CASE("namespaces are found by the processes in them, each once, without the own") {
+  if (!test::may_make_namespaces()) return;
+  const TestNamespace one;
+  const auto opened = NetNamespace::at(one.path());
+  REQUIRE(opened);
+  int times = 0;
+  for (const FoundNamespace& found : find_namespaces()) {
+    CHECK_FALSE(found.place.is_own());
+    if (found.place.id() == opened->id()) ++times;
+  }
+  CHECK(times == 1);
+}

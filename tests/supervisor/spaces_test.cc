@@ -1,0 +1,324 @@
+#include "supervisor/spaces.h"
+
+#include <netinet/in.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <catch2/catch.hpp>
+#include <fstream>
+#include <set>
+#include <thread>
+
+#include "io/host_kernel.h"
+#include "support/namespaces.h"
+
+using namespace meshnode;
+using namespace meshnode::supervisor;
+using meshnode::test::NamespaceFile;
+using meshnode::test::TestNamespace;
+using std::chrono::seconds;
+
+namespace {
+
+/// Spaces with what they said.
+struct Lab {
+  Lab()
+      : spaces(kernel, marker.path,
+               {[this](const SpaceListeners& message, const std::vector<int>& sockets) {
+                  said.push_back("listeners " + std::to_string(message.slot));
+                  names = message.names;
+                  inodes.clear();
+                  for (const int fd : sockets) inodes.insert(inode(fd));
+                },
+                [this](std::uint16_t slot) { said.push_back("gone " + std::to_string(slot)); },
+                [this](std::uint16_t slot, const io::NetNamespace&) {
+                  said.push_back("captured " + std::to_string(slot));
+                }}) {}
+  ~Lab() { static_cast<void>(spaces.remove()); }
+
+  static ino_t inode(int fd) {
+    struct stat info {};
+    REQUIRE(::fstat(fd, &info) == 0);
+    return info.st_ino;
+  }
+  /// A look, and everything that it found to do.
+  std::vector<std::string> look(Duration later = seconds(1)) {
+    now = now + later;
+    spaces.look(now);
+    while (spaces.step(now)) {
+    }
+    return std::exchange(said, {});
+  }
+  CaptureReport report() const {
+    CaptureReport all;
+    spaces.add_to(all);
+    return all;
+  }
+
+  struct Marker {
+    std::string path = "/tmp/meshnode-marker-" + std::to_string(::getpid());
+    bool lies_there() const { return ::access(path.c_str(), F_OK) == 0; }
+    ~Marker() { ::unlink(path.c_str()); }
+  };
+  Marker marker;
+  io::HostKernel kernel;
+  std::vector<std::string> said;
+  std::vector<std::string> names;
+  std::set<ino_t> inodes;
+  Instant now{};
+  Spaces spaces;
+};
+
+capture::Enrolled by_path(const std::string& name, std::uint16_t slot, const std::string& path) {
+  return {name, slot, capture::ByNamespace{path, 0}, {8080}};
+}
+
+capture::Enrolled by_process(const std::string& name, std::uint16_t slot, std::uint32_t pid) {
+  return {name, slot, capture::ByNamespace{"", pid}, {8080}};
+}
+
+capture::Spec of(std::vector<capture::Enrolled> workloads) {
+  capture::Spec spec;
+  spec.workloads = std::move(workloads);
+  return spec;
+}
+
+std::string rules_in(const TestNamespace& place) {
+  std::string text;
+  place.inside([&] {
+    io::HostKernel kernel;
+    for (const char* program : {"iptables-save", "ip6tables-save"}) {
+      if (auto done = kernel.run({program}, "")) text += done->output;
+    }
+  });
+  return text;
+}
+
+/// 0 or the errno of a connect() to the tunnel port inside.
+int dial_in(const TestNamespace& place) {
+  int code = -1;
+  place.inside([&] {
+    const Descriptor client(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_storage raw{};
+    const socklen_t size =
+        SocketAddress{*IpAddress::parse("127.0.0.1"), capture::kTunnelPort}.to_sockaddr(raw);
+    code = ::connect(client.get(), reinterpret_cast<const sockaddr*>(&raw), size) == 0 ? 0 : errno;
+  });
+  return code;
+}
+
+using Said = std::vector<std::string>;
+
+}  // namespace
+
+TEST_CASE("a namespace gets listeners, then rules, and loses both with its workload") {
+  if (!test::may_make_namespaces()) return;
+  const TestNamespace place;
+  NamespaceFile file;
+  file.name(place);
+  Lab lab;
+  lab.spaces.want(of({by_path("shop/web", 7, file.path)}));
+  CHECK_FALSE(lab.spaces.settled());
+  CHECK(lab.look() == Said{"listeners 7", "captured 7"});
+  CHECK(lab.spaces.settled());
+  CHECK(std::set<std::string>(lab.names.begin(), lab.names.end()) ==
+        std::set<std::string>{"outbound4", "outbound6", "inbound4", "inbound6", "tunnel4",
+                              "tunnel6"});
+  CHECK(lab.inodes.size() == 6);
+  const std::string rules = rules_in(place);
+  CHECK(rules.find("DNAT --to-destination 127.15.0.7:15001") != std::string::npos);
+  CHECK(rules.find("meshnode anchor " + agent_mark()) != std::string::npos);
+  CHECK(dial_in(place) == 0);
+  CHECK(lab.report().failed.empty());
+  CHECK(lab.report().waiting.empty());
+  CHECK(lab.report().spaces.contains("shop/web"));
+
+  // A worker that was replaced is told the same again.
+  const auto before = lab.inodes;
+  lab.spaces.tell_all();
+  CHECK(std::exchange(lab.said, {}) == Said{"listeners 7"});
+  CHECK(lab.inodes == before);
+
+  lab.spaces.want({});
+  CHECK(lab.look() == Said{"gone 7"});
+  CHECK(rules_in(place).find("MESHNODE") == std::string::npos);
+  CHECK(dial_in(place) == ECONNREFUSED);
+}
+
+TEST_CASE("a workload whose namespace is not there waits, and is taken up when it comes") {
+  if (!test::may_make_namespaces()) return;
+  const TestNamespace first;
+  const TestNamespace second;
+  NamespaceFile file;
+  const std::string path = file.path + "-later";
+  Lab lab;
+  lab.spaces.want(of({by_path("shop/web", 7, path)}));
+  CHECK(lab.look().empty());
+  CHECK(lab.report().waiting == std::vector<std::string>{"shop/web"});
+  CHECK(lab.report().failed.empty());
+  lab.spaces.want(of({by_path("shop/web", 7, file.path)}));
+  file.name(first);
+  CHECK(lab.look() == Said{"listeners 7", "captured 7"});
+
+  SECTION("created again under the same name") {
+    file.name(second);
+    CHECK(lab.look() == Said{"gone 7", "listeners 7", "captured 7"});
+    CHECK(rules_in(first).find("MESHNODE") == std::string::npos);
+    CHECK(rules_in(second).find("MESHNODE") != std::string::npos);
+    CHECK(dial_in(first) == ECONNREFUSED);
+    CHECK(dial_in(second) == 0);
+  }
+  SECTION("gone, and back") {
+    ::umount2(file.path.c_str(), MNT_DETACH);
+    CHECK(lab.look() == Said{"gone 7"});
+    // What lies there now is no namespace at all.
+    CHECK(lab.report().failed.at("shop/web").find("not a network namespace") != std::string::npos);
+    file.name(first);
+    CHECK(lab.look() == Said{"listeners 7", "captured 7"});
+  }
+  SECTION("another name for the same keeps the listeners and their queues") {
+    const auto before = lab.inodes;
+    lab.spaces.want(of({by_process("shop/cart", 9, first.pid())}));
+    CHECK(lab.look() == Said{"gone 7", "listeners 9", "captured 9"});
+    CHECK(lab.inodes == before);
+    CHECK(rules_in(first).find("127.15.0.9:15001") != std::string::npos);
+    CHECK(rules_in(first).find("127.15.0.7:15001") == std::string::npos);
+  }
+}
+
+TEST_CASE("a process that ended takes its namespace with it, for good") {
+  if (!test::may_make_namespaces()) return;
+  TestNamespace place;
+  Lab lab;
+  lab.spaces.want(of({by_process("shop/web", 7, place.pid())}));
+  CHECK(lab.look() == Said{"listeners 7", "captured 7"});
+  place.end();
+  CHECK(lab.look() == Said{"gone 7"});
+  CHECK(lab.look().empty());
+  CHECK(lab.report().failed.at("shop/web").find("has ended") != std::string::npos);
+  const TestNamespace next;
+  lab.spaces.want(of({by_process("shop/web", 7, next.pid())}));
+  CHECK(lab.look() == Said{"listeners 7", "captured 7"});
+  CHECK(lab.report().failed.empty());
+}
+
+TEST_CASE("what cannot be captured says why and keeps no other from being captured") {
+  if (!test::may_make_namespaces()) return;
+  const TestNamespace good;
+  const TestNamespace busy;
+  const TestNamespace dark(false);
+  int taken = -1;
+  busy.inside([&] {
+    taken = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_in at{};
+    at.sin_family = AF_INET;
+    at.sin_port = htons(capture::kInboundPort);
+    ::bind(taken, reinterpret_cast<const sockaddr*>(&at), sizeof at);
+    ::listen(taken, 1);
+  });
+  const auto self = static_cast<std::uint32_t>(::getpid());
+  Lab lab;
+  lab.spaces.want(of({by_process("a/busy", 1, busy.pid()), by_process("a/dark", 2, dark.pid()),
+                      by_process("a/own", 3, self), by_path("a/file", 4, "/etc/passwd"),
+                      by_process("b/good", 5, good.pid()), by_path("c/same", 6, good.path())}));
+  CHECK(lab.look() == Said{"listeners 2", "listeners 5", "captured 5"});
+  auto failed = lab.report().failed;
+  CHECK(failed.size() == 5);
+  CHECK(failed["a/busy"].find(capture::text_of(capture::ByNamespace{"", busy.pid()})) == 0);
+  CHECK(failed["a/busy"].find("another program has the port") != std::string::npos);
+  CHECK(failed["a/dark"].find("ip link set lo up") != std::string::npos);
+  CHECK(failed["a/own"].find("by user or by cgroup") != std::string::npos);
+  CHECK(failed["a/file"].find("not a network namespace") != std::string::npos);
+  CHECK(failed["c/same"].find("that of b/good as well") != std::string::npos);
+
+  ::close(taken);
+  dark.inside([] { TestNamespace::loopback(true); });
+  CHECK(lab.look() == Said{"listeners 1", "captured 1"});
+  CHECK(lab.look() == Said{"captured 2"});
+  CHECK(lab.report().failed.size() == 3);
+}
+
+TEST_CASE("rules that go missing inside are put back, one namespace a look") {
+  if (!test::may_make_namespaces()) return;
+  const TestNamespace one;
+  const TestNamespace two;
+  Lab lab;
+  lab.spaces.want(of({by_process("shop/one", 1, one.pid()), by_process("shop/two", 2, two.pid())}));
+  lab.look();
+  for (const TestNamespace* place : {&one, &two}) {
+    place->inside([] { io::HostKernel().run({"iptables", "-t", "nat", "-F"}, "").value(); });
+  }
+  lab.look();
+  CHECK(lab.report().repaired == 0);  // five seconds have not passed
+  lab.look(kVerifySpaceEvery);
+  CHECK(lab.report().repaired == 1);
+  lab.look();
+  CHECK(lab.report().repaired == 2);
+  CHECK(lab.report().last_repair.find("network namespace of process") == 0);
+  CHECK(rules_in(one).find("127.15.0.1:15001") != std::string::npos);
+  CHECK(rules_in(two).find("127.15.0.2:15001") != std::string::npos);
+
+  // What is let go takes its count along: a sum that went back would hide what comes.
+  lab.spaces.want(of({by_process("shop/two", 2, two.pid())}));
+  lab.look();
+  CHECK(lab.report().repaired == 2);
+}
+
+TEST_CASE("the end takes the rules out of every namespace, in two steps") {
+  if (!test::may_make_namespaces()) return;
+  const TestNamespace one;
+  const TestNamespace two;
+  Lab lab;
+  lab.spaces.want(of({by_process("shop/one", 1, one.pid()), by_process("shop/two", 2, two.pid())}));
+  lab.look();
+  CHECK(lab.marker.lies_there());
+  REQUIRE(lab.spaces.release());
+  for (const TestNamespace* place : {&one, &two}) {
+    CHECK(rules_in(*place).find("--to-destination") == std::string::npos);
+    CHECK(rules_in(*place).find("MESHNODE_ANCHOR") != std::string::npos);
+  }
+  REQUIRE(lab.spaces.remove());
+  CHECK_FALSE(lab.marker.lies_there());
+  for (const TestNamespace* place : {&one, &two}) {
+    CHECK(rules_in(*place).find("MESHNODE") == std::string::npos);
+  }
+}
+
+TEST_CASE("rules of an earlier run are removed where no workload is any more, but not another's") {
+  if (!test::may_make_namespaces()) return;
+  const TestNamespace ours;
+  const TestNamespace theirs;
+  for (const auto& [place, agent] :
+       {std::pair(&ours, agent_mark()), std::pair(&theirs, std::string("1"))}) {
+    const auto spec = of({by_process("old/web", 3, place->pid())});
+    place->inside([&, mark = agent] {
+      io::HostKernel kernel;
+      capture::Applier(kernel, mark).apply(spec).value();
+    });
+    REQUIRE(rules_in(*place).find("MESHNODE") != std::string::npos);
+  }
+  {
+    Lab clean;
+    clean.spaces.want({});
+    clean.look();
+    CHECK(rules_in(ours).find("MESHNODE") != std::string::npos);  // it was told of no earlier run
+  }
+  Lab lab;
+  std::ofstream(lab.marker.path) << "";
+  lab.spaces.want({});
+  lab.look();
+  CHECK(rules_in(ours).find("MESHNODE") == std::string::npos);
+  CHECK(rules_in(theirs).find("MESHNODE") != std::string::npos);
+}
+
+TEST_CASE("no more than 256 namespaces are taken up, and the surplus says so") {
+  Lab lab;
+  std::vector<capture::Enrolled> many;
+  for (std::uint16_t i = 1; i <= kMaxSpaces + 1; ++i) {
+    many.push_back(by_path("shop/w" + std::to_string(i), i, "/nowhere/" + std::to_string(i)));
+  }
+  lab.spaces.want(of(many));
+  lab.spaces.look(lab.now);
+  CHECK(lab.report().waiting.size() == kMaxSpaces);
+  REQUIRE(lab.report().failed.size() == 1);
+  CHECK(lab.report().failed.at("shop/w257").find("more than 256") != std::string::npos);
+}
