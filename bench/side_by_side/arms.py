@@ -144,7 +144,8 @@ listen in
 
     def start_proxies(self):
         size = self.options.haproxy_bufsize
-        common = self.COMMON.format(threads=self.options.threads, tuning=f"tune.bufsize {size}" if size else "")
+        common = self.COMMON.format(threads=self.options.threads,
+                                    tuning=f"tune.bufsize {size}" if size else "")
         for host, account, text in ((self.client, "client", self.CLIENT),
                                     (self.server, "server", self.SERVER)):
             file = self.config / f"{account}.cfg"
@@ -251,7 +252,8 @@ spec:
             (base / part).mkdir(parents=True, exist_ok=True)
         text = self.NODE + (self.PORTS if account == "server" else "") + self.ENTRY
         (base / "config" / "mesh.yaml").write_text(text.format(
-            account=account, user=user, threads=self.options.threads, address=host.address, server=self.server.address,
+            account=account, user=user, threads=self.options.threads, address=host.address,
+            server=self.server.address,
             port=APP_PORT, domain=certificates.TRUST_DOMAIN, namespace=certificates.NAMESPACE,
             certificates=self.certificates))
         return host.start("agent", binary, "agent", "--config-dir", str(base / "config"),

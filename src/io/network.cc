@@ -59,9 +59,8 @@ class UvListener final : public Listener {
     } else {
       status = uv_listen(reinterpret_cast<uv_stream_t*>(handle_.get()), kBacklog,
                          [](uv_stream_t* raw, int result) {
-                           if (auto* self = static_cast<UvListener*>(raw->data);
-                               self != nullptr && result == 0) {
-                             self->accept();
+                           if (auto* self = static_cast<UvListener*>(raw->data)) {
+                             result == 0 ? self->accept() : self->fail_accept(result);
                            }
                          });
     }
@@ -90,6 +89,15 @@ class UvListener final : public Listener {
   }
 
   bool full() const { return options_.budget != nullptr && options_.budget->full(); }
+
+  /// libuv would try again at once, for ever.
+  void fail_accept(int status) {
+    handle_.reset();
+    // Shut down by whoever owns it: there is nothing to come back to.
+    if (status != UV_EINVAL) {
+      retry_->start(kRetryAccept);
+    }
+  }
 
   void accept() {
     auto client = new_handle(loop_.raw(), nullptr);

@@ -240,9 +240,19 @@ bool Inbound::ending() const {
 }
 
 void Inbound::drain() {
+  drain_tunnels([](const Open&) { return true; });
+}
+
+void Inbound::leave(std::uint16_t space) {
+  drain_tunnels([space](const Open& open) { return open.space == space; });
+}
+
+void Inbound::drain_tunnels(const std::function<bool(const Open&)>& which) {
   std::vector<Tunnel*> all;
   for (const auto& [tunnel, owned] : open_) {
-    all.push_back(tunnel);
+    if (which(owned)) {
+      all.push_back(tunnel);
+    }
   }
   for (Tunnel* tunnel : all) {
     tunnel->drain();

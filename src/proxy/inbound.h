@@ -2,6 +2,7 @@
 /// Connections to this node's workloads: plaintext steered to port 15006, and tunnels at 15008.
 /// Both end in a connection to the program, made from the caller's address. Thread: one loop.
 
+#include <functional>
 #include <list>
 #include <memory>
 #include <unordered_map>
@@ -25,6 +26,8 @@ class Inbound final : private TunnelOwner {
   bool ending() const;
   /// GOAWAY on every tunnel; they go when their last stream does.
   void drain();
+  /// The same for those that came in in the network namespace of `space`.
+  void leave(std::uint16_t space);
 
  private:
   class Delivered;
@@ -54,6 +57,7 @@ class Inbound final : private TunnelOwner {
     std::list<Tunnel*>::iterator shaking;  // end() once the handshake is done
     std::uint16_t space = 0;
   };
+  void drain_tunnels(const std::function<bool(const Open&)>& which);
   void shed_oldest_handshake();
   void record_refusal(const Tunnel& tunnel, telemetry::Refusal reason, telemetry::Flag flag,
                       const std::string& error);

@@ -249,6 +249,26 @@ bool Pool::ending() const {
                      [](const auto& entry) { return entry.first->ending(); });
 }
 
+void Pool::leave(std::uint16_t space) {
+  std::vector<Tunnel*> theirs;
+  for (const auto& [tunnel, key] : key_of_) {
+    if (key->space == space) {
+      theirs.push_back(tunnel);
+    }
+  }
+  for (Tunnel* tunnel : theirs) {
+    tunnel->drain();
+  }
+  for (auto& [key, entry] : entries_) {
+    if (key.space == space) {
+      for (auto& opening : std::exchange(entry.openings, {})) {
+        context_.executor.retire(std::move(opening));
+      }
+      serve_soon(key);
+    }
+  }
+}
+
 void Pool::drain() {
   std::vector<Tunnel*> all;
   for (const auto& [tunnel, key] : key_of_) {

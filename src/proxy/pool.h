@@ -68,6 +68,9 @@ class Pool final : private TunnelOwner {
                                        PoolEvents* events);
   /// GOAWAY on every tunnel; they go when their last stream does.
   void drain();
+  /// The network namespace of `space` is not what it was: whatever is asked from there from now on
+  /// goes through new tunnels. Those that live end with their last stream.
+  void leave(std::uint16_t space);
   /// A tunnel has begun to end and is not over.
   bool ending() const;
 

@@ -42,7 +42,12 @@ Status ProxyLoop::open(std::uint16_t space, const ListenerSet& listeners) {
   return added;
 }
 
-void ProxyLoop::close(std::uint16_t space) { accepting_.erase(space); }
+void ProxyLoop::close(std::uint16_t space) {
+  if (accepting_.erase(space) != 0) {
+    pool_.leave(space);
+    inbound_.leave(space);
+  }
+}
 
 void ProxyLoop::swap(std::shared_ptr<const snapshot::Snapshot> snapshot) {
   context_.snapshot = std::move(snapshot);

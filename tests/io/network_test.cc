@@ -300,6 +300,26 @@ TEST_CASE("a paused listener leaves connections in the queue for whoever comes n
   close(client);
 }
 
+TEST_CASE("a listener that its owner shut down keeps nobody busy") {
+  struct Nobody : AcceptEvents {
+    void on_accept(std::unique_ptr<Stream>) override {}
+  } nobody;
+  const Listening listening;
+  io::Loop loop;
+  io::UvNetwork network(loop, {});
+  const auto listener = network.listen(listening.fd, &nobody);
+  REQUIRE(listener);
+  shutdown(listening.fd, SHUT_RDWR);
+  bool came_round = false;
+  const auto later = loop.timer([&] {
+    came_round = true;
+    loop.stop();
+  });
+  later->start(150ms);
+  loop.run();
+  CHECK(came_round);
+}
+
 TEST_CASE("source ports stay below every ephemeral range and loops never share one") {
   io::SourcePorts first(0, 3);
   io::SourcePorts second(1, 3);

@@ -135,13 +135,13 @@ class Host:
                        self.run_directory]
         return self.run([self.binary, *argv, *directories], check=check, **kwargs)
 
-    def start_agent(self, wait=True):
+    def start_agent(self, wait=True, cgroup=None):
         assert self._agent is None or self._agent.poll() is not None, f"{self.name}: agent runs"
         argv = [self.binary, "agent", "--config-dir", self.config, "--state-dir", self.state,
                 "--run-dir", self.run_directory]
         with open(self.log_path, "ab") as log:
-            self._agent = subprocess.Popen(self.nsenter(argv), stdin=subprocess.DEVNULL,
-                                           stdout=log, stderr=log)
+            self._agent = subprocess.Popen(_in_cgroup(cgroup, self.nsenter(argv)),
+                                           stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self._remember(self._agent.pid)
         if wait:
             try:
@@ -282,3 +282,9 @@ class Host:
 def _write_sysctl(name, value):
     with open("/proc/sys/" + name.replace(".", "/"), "w") as out:
         out.write(value)
+
+
+def _in_cgroup(path, argv):
+    if path is None:
+        return argv
+    return ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', path, *argv]

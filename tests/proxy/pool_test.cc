@@ -132,6 +132,26 @@ TEST_CASE("many at once open as many tunnels as they need and no more") {
   CHECK(mesh.opened() == 3);
 }
 
+TEST_CASE("a namespace that was left asks through new tunnels, and its streams live on") {
+  Mesh mesh;
+  PoolKey boxed = mesh.key();
+  boxed.space = 9;
+  const Asker& before = mesh.ask(boxed);
+  const Asker& other = mesh.ask();
+  mesh.loop.run();
+  CHECK(mesh.opened() == 2);
+  mesh.pool->leave(9);
+  mesh.loop.run();
+  const Asker& after = mesh.ask(boxed);
+  const Asker& again = mesh.ask();
+  mesh.loop.run();
+  CHECK(mesh.opened() == 3);
+  for (const Asker* asker : {&before, &other, &after, &again}) {
+    CHECK(asker->tunnelled == 1);
+    CHECK(asker->refused == 0);
+  }
+}
+
 TEST_CASE("keys that differ in anything do not share a tunnel") {
   Mesh mesh;
   mesh.far.select([&](std::optional<std::string_view>) { return credential_for(kReviews); });
@@ -146,8 +166,11 @@ TEST_CASE("keys that differ in anything do not share a tunnel") {
   other = mesh.key();
   other.credential = credential_for(kProduct);  // renewed: equal identity, another certificate
   mesh.ask(other);
+  other = mesh.key();
+  other.space = 9;
+  mesh.ask(other);
   mesh.loop.run();
-  CHECK(mesh.opened() == 4);
+  CHECK(mesh.opened() == 5);
   for (const auto& asker : mesh.askers) {
     CHECK(asker->tunnelled == 1);
   }

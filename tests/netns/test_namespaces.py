@@ -1,0 +1,358 @@
+"""Workloads in network namespaces of their own: containers, as the host sees them."""
+
+import os
+import socket
+import time
+
+import lab
+import mesh as meshes
+import peers
+import pki
+import pytest
+import system
+import traffic
+import wire
+from mesh import (CLIENT, ECHO, NS, UNDECLARED, WEB, by_user, documents, enrol, entry,
+                  workload)
+from procs import Child, ServerChild, eventually
+
+NET4, NET6 = "10.90.0", "fd77:90:"
+GATE4, BOX4 = f"{NET4}.1", f"{NET4}.2"
+GATE6, BOX6 = f"{NET6}:1", f"{NET6}:2"
+MARK = 0x539
+
+
+class Box:
+    """A namespace behind a veth pair of `host`, which forwards for it, as a container engine does;
+    its address is routed, not translated."""
+
+    def __init__(self, made, host, name="box"):
+        self.lab, self.host, self.name = made, host, f"{made.prefix}{name}"
+        made.namespaces.append(self.name)
+        self.make()
+        # A router asks for neighbours from a link-local address.
+        system.sh(["ip", "-n", host.namespace, "addr", "add", "fe80::77/64", "dev", "eth0",
+                   "nodad"])
+        host.sysctl("net.ipv4.ip_forward", "1")
+        host.sysctl("net.ipv6.conf.all.forwarding", "1")
+        for other in made.hosts.values():
+            if other is not host:
+                system.sh(["ip", "-n", other.namespace, "route", "add", f"{NET4}.0/24", "via",
+                           host.v4])
+                system.sh(["ip", "-n", other.namespace, "-6", "route", "add", f"{NET6}:/64", "via",
+                           host.v6])
+
+    @property
+    def path(self):
+        return f"/run/netns/{self.name}"
+
+    def make(self):
+        system.sh(["ip", "netns", "add", self.name])
+        outside, inside = self.host.namespace, self.name
+        system.sh(["ip", "-n", outside, "link", "add", "to-box", "type", "veth", "peer", "name",
+                   "eth0", "netns", inside])
+        for ns, device, v4, v6, link in ((outside, "to-box", GATE4, GATE6, "fe80::1"),
+                                         (inside, "eth0", BOX4, BOX6, "fe80::2")):
+            system.sh(["ip", "-n", ns, "link", "set", device, "addrgenmode", "none"])
+            system.sh(["ip", "-n", ns, "link", "set", device, "up"])
+            system.sh(["ip", "-n", ns, "addr", "add", f"{v4}/24", "dev", device])
+            for address in (v6, link):
+                system.sh(["ip", "-n", ns, "addr", "add", f"{address}/64", "dev", device,
+                           "nodad"])
+        system.sh(["ip", "-n", inside, "link", "set", "lo", "up"])
+        system.sh(["ip", "-n", inside, "route", "add", "default", "via", GATE4])
+        system.sh(["ip", "-n", inside, "-6", "route", "add", "default", "via", GATE6])
+
+    def remove(self):
+        system.sh(["ip", "netns", "del", self.name])
+        system.sh(["ip", "-n", self.host.namespace, "link", "del", "to-box"], check=False)
+
+    def serve(self, function, *args):
+        return ServerChild(self.name, function, args)
+
+    def call(self, function, *args):
+        with Child(self.name, function, args) as child:
+            return child.result(30)
+
+    def rules(self):
+        return "".join(system.sh(["ip", "netns", "exec", self.name, tool]).stdout
+                       for tool in ("iptables-save", "ip6tables-save"))
+
+    def routing(self):
+        return "".join(system.sh(["ip", "-n", self.name, *argv]).stdout
+                       for argv in (["rule"], ["-6", "rule"], ["route", "show", "table", "all"],
+                                    ["-6", "route", "show", "table", "all"]))
+
+
+def make_world(match=None):
+    made = lab.Lab("a", "b", "c")
+    try:
+        a, b = made.a, made.b
+        made.box = Box(made, b)
+        made.authority = pki.Authority(os.path.join(made.directory, "ca"))
+        made.common = documents(
+            entry("web-a", a.v4, [ECHO]), entry("web-b", b.v4, [ECHO]),
+            entry("box-4", BOX4, [ECHO], app="box", account="box"),
+            entry("box-6", BOX6, [ECHO], app="box", account="box"),
+            meshes.service("box", ["10.99.0.7"], 80, ECHO, app="box"))
+        enrol(a, made.authority, workload("web", by_user(WEB), [ECHO]),
+              workload("client", by_user(CLIENT)), accounts=("web", "client"))
+        enrol(b, made.authority, workload("web", by_user(WEB), [ECHO]),
+              workload("client", by_user(CLIENT)),
+              workload("box", match or f"{{netns: {made.box.path}}}", [ECHO]),
+              accounts=("web", "client", "box"))
+        made.before = made.box.rules(), made.box.routing()
+        cgroup, _ = made.cgroup("agent")
+        for host in (a, b):
+            host.write("mesh.yaml", made.common)
+            host.start_agent(cgroup=cgroup if host is b else None)
+        eventually(lambda: captured(b), 10, what="capture inside the namespace")
+        return made
+    except BaseException:
+        made.close()
+        raise
+
+
+@pytest.fixture(scope="module")
+def world():
+    made = make_world()
+    with made:
+        with made.a.serve(traffic.greeting_server, ECHO, uid=WEB), \
+                made.b.serve(traffic.greeting_server, ECHO, uid=WEB):
+            yield made
+
+
+@pytest.fixture
+def fresh():
+    with make_world() as made:
+        yield made
+
+
+def captured(host, name="box"):
+    return next(w for w in host.status()["workloads"] if w["name"] == name)["captured"]
+
+
+def taken_up(host):
+    return host.log().count("network namespace is taken up")
+
+
+def principal(account):
+    return f"spiffe://{system.TRUST_DOMAIN}/ns/{NS}/sa/{account}"
+
+
+def opened(host, **labels):
+    return host.metric_sum("istio_tcp_connections_opened_total", **labels)
+
+
+def talk(address, port, mark=0, bind=None):
+    """In a child: what the server says of us, after an echo."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as sock:
+        sock.settimeout(10)
+        if mark:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+        if bind:
+            sock.bind((bind, 0))
+        sock.connect((address, port))
+        seen = traffic.read_line(sock)
+        traffic.ask(sock)
+        return seen
+
+
+def asks(host, address, port, uid):
+    with host.dial(address, port, uid=uid) as sock:
+        seen = traffic.read_line(sock)
+        traffic.ask(sock)
+        return seen
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6], ids=["v4", "v6"])
+def test_callers_on_other_hosts_reach_it_through_a_tunnel_of_its_own(world, family):
+    address = BOX4 if family == socket.AF_INET else BOX6
+    before = opened(world.b, reporter="destination", source_principal=principal("client"),
+                    destination_principal=principal("box"))
+    with world.box.serve(traffic.greeting_server, ECHO), wire.Capture(world) as capture:
+        assert asks(world.a, address, ECHO, CLIENT) == f"you are {world.a.address(family)}"
+    assert not capture.packets(f"port {ECHO}"), "nothing in the clear"
+    assert capture.packets(f"host {address} and port 15008")
+    assert opened(world.b, reporter="destination", source_principal=principal("client"),
+                  destination_principal=principal("box")) == before + 1
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6], ids=["v4", "v6"])
+def test_what_it_dials_goes_out_from_its_own_address_under_its_own_identity(world, family):
+    mine = BOX4 if family == socket.AF_INET else BOX6
+    if family == socket.AF_INET6:
+        world.a.write("six.yaml", entry("web-a6", world.a.v6, [ECHO]))
+        world.b.write("six.yaml", entry("web-a6", world.a.v6, [ECHO]))
+        time.sleep(1)
+    before = opened(world.a, reporter="destination", source_principal=principal("box"),
+                    destination_principal=principal("web"))
+    with wire.Capture(world) as capture:
+        assert world.box.call(talk, world.a.address(family), ECHO) == f"you are {mine}"
+    assert not capture.packets(f"port {ECHO}")
+    assert opened(world.a, reporter="destination", source_principal=principal("box"),
+                  destination_principal=principal("web")) == before + 1
+
+
+def test_callers_on_the_same_host_reach_it_without_a_tunnel(world):
+    tunnels = world.b.metric_sum("meshnode_tunnels_opened_total")
+    labels = {"source_principal": principal("client"), "destination_principal": principal("box")}
+    before = opened(world.b, **labels)
+    with world.box.serve(traffic.greeting_server, ECHO):
+        assert asks(world.b, BOX4, ECHO, CLIENT) == f"you are {GATE4}"
+        assert asks(world.b, BOX6, ECHO, CLIENT) == f"you are {GATE6}"
+        assert asks(world.b, "10.99.0.7", 80, CLIENT).startswith("you are ")
+    assert opened(world.b, **labels) == before + 3
+    assert world.b.metric_sum("meshnode_tunnels_opened_total") == tunnels
+
+
+def test_it_reaches_workloads_of_the_same_host_without_a_tunnel(world):
+    tunnels = world.b.metric_sum("meshnode_tunnels_opened_total")
+    labels = {"source_principal": principal("box"), "destination_principal": principal("web")}
+    before = opened(world.b, **labels)
+    assert world.box.call(talk, world.b.v4, ECHO) == f"you are {BOX4}"
+    assert opened(world.b, **labels) == before + 1
+    assert world.b.metric_sum("meshnode_tunnels_opened_total") == tunnels
+
+
+def test_plaintext_to_its_declared_port_is_captured_and_other_ports_pass(world):
+    labels = {"reporter": "destination", "source_principal": "unknown",
+              "destination_principal": principal("box")}
+    before = opened(world.b, **labels)
+    with world.box.serve(traffic.greeting_server, ECHO), \
+            world.box.serve(traffic.greeting_server, UNDECLARED):
+        assert asks(world.c, BOX4, ECHO, 0) == f"you are {world.c.v4}"
+        assert asks(world.c, BOX6, ECHO, 0) == f"you are {world.c.v6}"
+        assert opened(world.b, **labels) == before + 2
+        total = world.b.status()["connections"]["total"]
+        assert asks(world.c, BOX4, UNDECLARED, 0) == f"you are {world.c.v4}"
+        # From inside as well: its own declared port is captured, and its neighbours' are not.
+        assert world.box.call(talk, BOX4, UNDECLARED) == f"you are {BOX4}"
+        assert world.b.status()["connections"]["total"] == total
+
+
+def test_what_the_mesh_does_not_know_is_dialled_from_inside(world):
+    before = world.b.metric_sum("meshnode_direct_outbound_total")
+    with world.c.serve(traffic.greeting_server, UNDECLARED):
+        assert world.box.call(talk, world.c.v4, UNDECLARED) == f"you are {BOX4}"
+    assert world.b.metric_sum("meshnode_direct_outbound_total") == before + 1
+
+
+def test_our_mark_does_not_lead_out_of_capture(world):
+    """CAP_NET_RAW, which containers commonly have, is enough to set it."""
+    before = opened(world.a, reporter="destination", source_principal=principal("box"))
+    with wire.Capture(world) as capture:
+        assert world.box.call(talk, world.a.v4, ECHO, MARK) == f"you are {BOX4}"
+    assert not capture.packets(f"port {ECHO}")
+    assert opened(world.a, reporter="destination", source_principal=principal("box")) == before + 1
+
+
+def test_the_certificate_shown_inside_is_its_own(world):
+    context = peers.client_context(world.authority.certificate_path,
+                                   world.authority.workload(NS, "client"))
+    for name in (None, "box"):
+        server_name = name and pki.server_name(NS, name)
+        with peers.open_tunnel(world.c, BOX4, context, server_name) as tunnel:
+            assert peers.identities(tunnel.tls) == [principal("box")]
+            with world.box.serve(traffic.greeting_server, ECHO):
+                assert tunnel.connect(f"{BOX4}:{ECHO}")[1].status == 200
+            for other in (f"{BOX4}:{UNDECLARED}", f"{world.b.v4}:{ECHO}", f"127.0.0.1:{ECHO}",
+                          f"{GATE4}:{ECHO}"):
+                assert tunnel.connect(other)[1].status == 400, other
+    with pytest.raises(OSError):
+        peers.open_tunnel(world.c, BOX4, context, pki.server_name(NS, "web"))
+    with pytest.raises(OSError):
+        peers.open_tunnel(world.c, world.b.v4, context, pki.server_name(NS, "box"))
+
+
+def test_many_at_once(world):
+    def many(address, port, count):
+        socks = []
+        for _ in range(count):
+            sock = socket.create_connection((address, port), timeout=20)
+            socks.append(sock)
+        for sock in socks:
+            traffic.read_line(sock)
+            traffic.ask(sock)
+        for sock in socks:
+            sock.close()
+        return len(socks)
+
+    with world.box.serve(traffic.greeting_server, ECHO):
+        assert world.a.call(many, BOX4, ECHO, 200, uid=CLIENT) == 200
+        assert world.box.call(many, world.a.v4, ECHO, 200) == 200
+
+
+def test_rules_flushed_inside_are_put_back(world):
+    system.sh(["ip", "netns", "exec", world.box.name, "iptables", "-t", "nat", "-F"])
+    eventually(lambda: "MESHNODE_OUTPUT" in world.box.rules().split("*nat")[1], 8,
+               what="the nat rules of the namespace")
+    eventually(lambda: world.b.problems("capture-repaired"), 5, what="the report of it")
+
+
+def test_a_namespace_that_goes_and_comes_back_is_taken_up_again(fresh):
+    with fresh.box.serve(traffic.greeting_server, ECHO):
+        assert asks(fresh.a, BOX4, ECHO, CLIENT) == f"you are {fresh.a.v4}"
+    for noticed in (True, False):
+        taken = taken_up(fresh.b)
+        fresh.box.remove()
+        if noticed:
+            eventually(lambda: not captured(fresh.b), 6, what="a namespace waited for")
+            assert [p for p in fresh.b.problems("capture-incomplete") if p["object"] == "shop/box"]
+        fresh.box.make()
+        eventually(lambda taken=taken: taken_up(fresh.b) > taken and captured(fresh.b), 6,
+                   what="the new namespace's capture")
+        with fresh.box.serve(traffic.greeting_server, ECHO), \
+                fresh.a.serve(traffic.greeting_server, ECHO, uid=WEB), \
+                wire.Capture(fresh) as capture:
+            eventually(lambda: asks(fresh.a, BOX4, ECHO, CLIENT) == f"you are {fresh.a.v4}", 8,
+                       what="a tunnel to the new namespace")
+            assert fresh.box.call(talk, fresh.a.v4, ECHO) == f"you are {BOX4}"
+        assert not capture.packets(f"port {ECHO}")
+    eventually(lambda: fresh.b.status()["health"] == "ok", 6, what=f"health; {fresh.b.problems()}")
+
+
+def test_a_dead_worker_is_replaced_and_what_waited_is_served(fresh):
+    with fresh.box.serve(traffic.greeting_server, ECHO), \
+            fresh.a.serve(traffic.greeting_server, ECHO, uid=WEB):
+        for _ in range(3):
+            os.kill(fresh.b.worker(), 9)
+            assert fresh.box.call(talk, fresh.a.v4, ECHO) == f"you are {BOX4}"
+            assert asks(fresh.c, BOX4, ECHO, 0) == f"you are {fresh.c.v4}"
+
+
+def test_nothing_is_left_in_the_namespace(fresh):
+    assert "MESHNODE_" in fresh.box.rules()
+    fresh.b.kill_agent()
+    assert "MESHNODE_" in fresh.box.rules(), "closed while no agent lives"
+    fresh.b.meshnode("capture", "remove")
+    assert "MESHNODE_" not in fresh.box.rules()
+    assert fresh.box.routing() == fresh.before[1]
+    fresh.b.start_agent()
+    eventually(lambda: captured(fresh.b), 10)
+    fresh.b.stop_agent()
+    assert "MESHNODE_" not in fresh.box.rules()
+    assert fresh.box.routing() == fresh.before[1]
+
+
+def test_a_process_names_the_namespace_too(fresh):
+    with fresh.box.serve(traffic.greeting_server, ECHO) as server:
+        fresh.b.write("workloads.yaml", documents(
+            workload("web", by_user(WEB), [ECHO]), workload("client", by_user(CLIENT)),
+            workload("box", f"{{netns: {server.pid}}}", [ECHO])))
+        eventually(lambda: next(w for w in fresh.b.status()["workloads"] if w["name"] == "box")
+                   ["match"] == f"netns {server.pid}" and captured(fresh.b), 8,
+                   what="the new match")
+        assert asks(fresh.a, BOX4, ECHO, CLIENT) == f"you are {fresh.a.v4}"
+    # The process has ended; whoever gets its number is not it.
+    eventually(lambda: not captured(fresh.b), 6, what="the end of its namespace")
+
+
+def test_the_agents_own_namespace_is_refused_by_name(fresh):
+    fresh.b.write("own.yaml", workload("odd", f"{{netns: {fresh.b.supervisor}}}", [9999],
+                                       account="web"))
+    found = eventually(lambda: [p for p in fresh.b.problems("capture-incomplete")
+                                if p["object"] == "shop/odd"], 6, what="the problem")
+    assert "the agent's own" in found[0]["message"]
+    assert captured(fresh.b) and captured(fresh.b, "web"), "nobody else is harmed"
