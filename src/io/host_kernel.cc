@@ -4,15 +4,17 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <signal.h>
-#include <spawn.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
 #include <chrono>
+#include <climits>
 #include <cstring>
 #include <utility>
 
@@ -20,6 +22,9 @@ namespace meshnode::io {
 namespace {
 
 using SteadyTime = std::chrono::steady_clock::time_point;
+
+constexpr int kCannotStart = 127;
+constexpr std::string_view kNoStart = "cannot be started\n";
 
 class Descriptor {
  public:
@@ -76,44 +81,45 @@ Result<std::string> find_program(const std::string& name) {
               fmt::format("{}: not found in /usr/sbin:/usr/bin:/sbin:/bin; install it", name));
 }
 
-class SpawnSettings {
- public:
-  SpawnSettings() {
-    ::posix_spawn_file_actions_init(&actions_);
-    ::posix_spawnattr_init(&attributes_);
+/// Between fork and exec: system calls only, for another thread may have held any lock.
+[[noreturn]] void become(const char* program, char* const* arguments, char* const* environment,
+                         const std::array<int, 3>& streams, pid_t parent) {
+  struct sigaction standard {};
+  standard.sa_handler = SIG_DFL;
+  for (int number = 1; number < NSIG; ++number) ::sigaction(number, &standard, nullptr);
+  sigset_t none;
+  ::sigemptyset(&none);
+  ::sigprocmask(SIG_SETMASK, &none, nullptr);
+  ::setpgid(0, 0);
+  // What an agent that is gone wanted must not be written over what its successor, or a removal of
+  // the rules, has written meanwhile.
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+  if (::getppid() != parent) ::_exit(kCannotStart);
+  for (int target = 0; target < 3; ++target) {
+    if (::dup2(streams[static_cast<std::size_t>(target)], target) != target) ::_exit(kCannotStart);
   }
-  SpawnSettings(const SpawnSettings&) = delete;
-  SpawnSettings& operator=(const SpawnSettings&) = delete;
-  ~SpawnSettings() {
-    ::posix_spawn_file_actions_destroy(&actions_);
-    ::posix_spawnattr_destroy(&attributes_);
-  }
+  if (::syscall(SYS_close_range, 3, UINT_MAX, 0) != 0) ::_exit(kCannotStart);
+  ::execve(program, arguments, environment);
+  static_cast<void>(!::write(STDERR_FILENO, kNoStart.data(), kNoStart.size()));
+  ::_exit(kCannotStart);
+}
 
-  int prepare(int in, int out, int err) {
-    sigset_t all;
-    sigset_t none;
-    ::sigfillset(&all);
-    ::sigemptyset(&none);
-    int failed = ::posix_spawn_file_actions_adddup2(&actions_, in, STDIN_FILENO);
-    if (failed == 0) failed = ::posix_spawn_file_actions_adddup2(&actions_, out, STDOUT_FILENO);
-    if (failed == 0) failed = ::posix_spawn_file_actions_adddup2(&actions_, err, STDERR_FILENO);
-    if (failed == 0) failed = ::posix_spawn_file_actions_addclosefrom_np(&actions_, 3);
-    if (failed == 0) failed = ::posix_spawnattr_setsigdefault(&attributes_, &all);
-    if (failed == 0) failed = ::posix_spawnattr_setsigmask(&attributes_, &none);
-    if (failed == 0) failed = ::posix_spawnattr_setpgroup(&attributes_, 0);
-    if (failed == 0) {
-      failed = ::posix_spawnattr_setflags(
-          &attributes_, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETPGROUP);
-    }
-    return failed;
-  }
-  const posix_spawn_file_actions_t* actions() const { return &actions_; }
-  const posix_spawnattr_t* attributes() const { return &attributes_; }
-
- private:
-  posix_spawn_file_actions_t actions_{};
-  posix_spawnattr_t attributes_{};
-};
+/// -1 and errno when there is no room for a process.
+pid_t start(const char* program, char* const* arguments, char* const* environment,
+            const std::array<int, 3>& streams) {
+  const pid_t parent = ::getpid();
+  // A signal that hit the child before it reset its handlers would be written into our loop.
+  sigset_t all;
+  sigset_t before;
+  ::sigfillset(&all);
+  ::pthread_sigmask(SIG_SETMASK, &all, &before);
+  const pid_t pid = ::fork();
+  if (pid == 0) become(program, arguments, environment, streams, parent);
+  const int code = errno;
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  errno = code;
+  return pid;
+}
 
 /// A started program in a process group of its own, killed and reaped when this goes.
 class Child {
@@ -134,7 +140,7 @@ class Child {
     const pid_t done = ::waitpid(pid_, &state, WNOHANG);
     if (done == 0 || (done < 0 && errno == EINTR)) return -1;
     pid_ = -1;
-    if (done < 0) return 127;
+    if (done < 0) return kCannotStart;
     return WIFSIGNALED(state) ? 128 + WTERMSIG(state) : WEXITSTATUS(state);
   }
 
@@ -301,16 +307,11 @@ Result<CommandResult> HostKernel::run(const std::vector<std::string>& argv,
   std::string locale = "LC_ALL=C";
   std::array<char*, 3> environment{path.data(), locale.data(), nullptr};
 
-  SpawnSettings settings;
-  pid_t pid = -1;
-  int failed = settings.prepare(in->theirs.get(), out->theirs.get(), err->theirs.get());
-  if (failed == 0) {
-    failed = ::posix_spawn(&pid, program->c_str(), settings.actions(), settings.attributes(),
-                           arguments.data(), environment.data());
-  }
-  if (failed != 0) {
+  const pid_t pid = start(program->c_str(), arguments.data(), environment.data(),
+                          {in->theirs.get(), out->theirs.get(), err->theirs.get()});
+  if (pid < 0) {
     return fail(ErrorCode::kUnavailable,
-                fmt::format("{}: cannot be started: {}", *program, std::strerror(failed)));
+                fmt::format("{}: cannot be started: {}", *program, std::strerror(errno)));
   }
   Child child(pid);
   in->theirs.close();

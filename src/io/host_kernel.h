@@ -1,6 +1,6 @@
 #pragma once
-/// The Kernel seam on the real host. Programs are started with posix_spawn from a fixed PATH, never
-/// through a shell, with nothing of our environment and no descriptor of ours but the three pipes.
+/// The Kernel seam on the real host. Programs are started from a fixed PATH, never through a shell,
+/// with nothing of our environment and no descriptor of ours but the three pipes, and die with us.
 /// Thread: any; calls block for up to 10 s. No state, so one object may be shared.
 
 #include <meshnode/kernel.h>

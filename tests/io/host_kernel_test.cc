@@ -1,12 +1,17 @@
 #include "io/host_kernel.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <catch2/catch.hpp>
 #include <chrono>
+#include <csignal>
 #include <cstdlib>
+#include <string>
 
 using namespace meshnode;
 using meshnode::io::cgroup2_mount;
@@ -76,6 +81,31 @@ TEST_CASE("a program that does not end is killed with its children when the time
   REQUIRE_FALSE(ran);
   CHECK(ran.error().code == ErrorCode::kTimeout);
   CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds(5));
+}
+
+TEST_CASE("a program dies with the process that started it") {
+  std::array<int, 2> alive{};  // closed by the last process that has it
+  REQUIRE(::pipe(alive.data()) == 0);
+  const pid_t agent = ::fork();
+  REQUIRE(agent >= 0);
+  if (agent == 0) {
+    // Opened by the program anew, for it inherits nothing.
+    const std::string pipe =
+        "/proc/" + std::to_string(::getpid()) + "/fd/" + std::to_string(alive[1]);
+    HostKernel kernel;
+    static_cast<void>(
+        kernel.run({"sh", "-c", "exec 3> " + pipe + "; echo x >&3; exec sleep 60"}, ""));
+    ::_exit(0);
+  }
+  ::close(alive[1]);
+  std::array<char, 8> text{};
+  REQUIRE(::read(alive[0], text.data(), text.size()) == 2);
+  ::kill(agent, SIGKILL);
+  ::waitpid(agent, nullptr, 0);
+  pollfd over{alive[0], POLLIN, 0};
+  CHECK(::poll(&over, 1, 5'000) == 1);
+  CHECK(::read(alive[0], text.data(), text.size()) == 0);
+  ::close(alive[0]);
 }
 
 TEST_CASE("a program may print up to the limit and not a byte more") {
