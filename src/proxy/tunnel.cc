@@ -48,6 +48,9 @@ void Tunnel::on_data(MutableBytes data) {
     return;
   }
   last_heard_ = context_.clock.now();
+  if (expired()) {
+    announce();  // the clock was set: the timer does not know yet
+  }
   tls_->feed(data);
   if (!ready_) {
     drive_handshake();
@@ -261,19 +264,30 @@ void Tunnel::drain() {
     drain_when_ready_ = true;  // the peer may have sent requests with its handshake
     return;
   }
+  announce();
+}
+
+void Tunnel::announce() {
   announced_ = true;
   hbone_.announce_end();
   timer_->start(kGoawayPause);
 }
 
+bool Tunnel::expired() const {
+  return ready_ && !announced_ && context_.clock.wall_now() >= tls_->peer().not_after;
+}
+
 void Tunnel::arm_timer() {
   const Instant now = context_.clock.now();
-  Instant next = pinging_ ? std::max(ping_sent_, last_heard_) + kPongWithin
-                          : last_heard_ + kPingAfter;
+  Instant next =
+      pinging_ ? std::max(ping_sent_, last_heard_) + kPongWithin : last_heard_ + kPingAfter;
   if (hbone_.open_streams() == 0) {
     next = std::min(next, idle_since_ + kIdleTunnel);
   }
-  if (announced_ && !refusing_) {
+  if (!announced_) {
+    const Duration left = tls_->peer().not_after - context_.clock.wall_now();
+    next = std::min(next, now + std::clamp(left, Duration::zero(), Duration(kIdleTunnel)));
+  } else if (!refusing_) {
     next = std::min(next, now + kGoawayPause);
   }
   timer_->start(std::max(next - now, Duration(std::chrono::milliseconds(1))));
@@ -316,10 +330,8 @@ void Tunnel::on_timer() {
     refusing_ = true;
     hbone_.refuse_new();
   }
-  const bool expired = context_.clock.wall_now() > tls_->peer().not_after;
-  if (!announced_ && (expired || (idle && now >= idle_since_ + kIdleTunnel))) {
-    announced_ = true;
-    hbone_.announce_end();
+  if (!announced_ && (expired() || (idle && now >= idle_since_ + kIdleTunnel))) {
+    announce();
   }
   if (!pinging_ && now >= last_heard_ + kPingAfter) {
     pinging_ = true;

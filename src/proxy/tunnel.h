@@ -110,6 +110,9 @@ class Tunnel final : public Retirable,
   void flush();
   void on_timer();
   void arm_timer();
+  void announce();
+  /// The peer's certificate has ended, and the tunnel's end has not begun.
+  bool expired() const;
   void fail_with(const std::string& reason);
   void linger();
   void end_gracefully();
@@ -138,7 +141,7 @@ class Tunnel final : public Retirable,
   bool lingering_ = false;  // handshake refused: reading on so that the peer sees the alert
   bool drain_when_ready_ = false;
   bool closing_ = false;  // nothing more is heard; what is left to say waits for the socket
-  bool said_ = false;      // close_notify too
+  bool said_ = false;     // close_notify too
   bool ended_ = false;
   std::string linger_reason_;
   std::string write_error_;

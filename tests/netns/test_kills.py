@@ -7,17 +7,16 @@ import os
 import random
 import signal
 import statistics
-import threading
 import time
 
 import pytest
 import system
 import traffic
 import wire
+from load import MARKER, Load
 from mesh import CLIENT, ECHO, PORTS, WEB, Mesh, by_user, documents, workload
 from procs import eventually
 
-MARKER = b"in the clear: 5f1b"
 EXTRA = 9084
 LISTENING = {15001, 15006, 15008, 15020, 15021}
 SETTLED = 1.05    # a worker that lived so long is replaced without delay
@@ -31,61 +30,6 @@ def dice():
     seed = int(os.environ.get("MESHNODE_SEED", random.SystemRandom().randrange(1 << 32)))
     print(f"MESHNODE_SEED={seed}")
     return random.Random(seed)
-
-
-def short_connections(channel, address, threads):
-    """Until told to stop; what they ended with, counted."""
-    outcomes = {}
-    lock = threading.Lock()
-    stop = threading.Event()
-
-    def run():
-        while not stop.is_set():
-            try:
-                with traffic.socket.create_connection((address, ECHO), timeout=10) as sock:
-                    traffic.ask(sock, MARKER)
-                    found = "served"
-            except (OSError, EOFError) as error:
-                found = type(error).__name__
-                time.sleep(0.005)
-            with lock:
-                outcomes[found] = outcomes.get(found, 0) + 1
-            time.sleep(0.005)
-
-    running = [threading.Thread(target=run, daemon=True) for _ in range(threads)]
-    for thread in running:
-        thread.start()
-    channel.ready()
-    channel.receive()
-    stop.set()
-    for thread in running:
-        thread.join(15)
-    channel.event(outcomes)
-    channel.receive()
-
-
-class Load:
-    """Enrolled callers on a, a stranger on c, both to web on b."""
-
-    def __init__(self, mesh):
-        self._children = []
-        for start in (lambda: mesh.a.serve(short_connections, mesh.b.v4, 2, uid=CLIENT),
-                      lambda: mesh.c.serve(short_connections, mesh.b.v4, 1)):
-            self._children.append(start())
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        for child in self._children:
-            child.stop()
-
-    def end(self):
-        found = []
-        for child in self._children:
-            child.send("stop")
-            found.append(child.event(40))
-        return found
 
 
 def write_workloads(host, ports):

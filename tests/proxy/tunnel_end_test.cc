@@ -45,6 +45,34 @@ TEST_CASE("when the peer's certificate ends no streams are added and those open 
   joined.check_gone("", "");
 }
 
+TEST_CASE("a tunnel's end begins when the peer's certificate ends, busy or not") {
+  JoinedTunnels joined;
+  joined.open_stream();
+  const WallTime ends = joined.client.tunnel->session().peer().not_after;
+  const Duration elapsed = joined.loop.now().since_start;
+  SECTION("by itself") {
+    joined.loop.set_wall_start(ends - elapsed - kPingAfter - 2s);
+    joined.loop.advance(kPingAfter);
+    joined.loop.advance(2s - 1ms);
+    CHECK(joined.client.tunnel->can_connect());
+    joined.loop.advance(1ms);
+    CHECK_FALSE(joined.client.tunnel->can_connect());
+  }
+  SECTION("with the next byte after the clock was set") {
+    joined.loop.set_wall_start(ends - elapsed);
+    CHECK(joined.client.tunnel->can_connect());
+    joined.check_talk();
+    CHECK_FALSE(joined.client.tunnel->can_connect());
+  }
+  SECTION("and not before, however far the clock was set back") {
+    joined.loop.set_wall_start(ends - elapsed - 24h * 365);
+    joined.check_talk();
+    joined.loop.advance(1h);
+    CHECK(joined.client.tunnel->can_connect());
+  }
+  joined.check_talk();
+}
+
 TEST_CASE("a tunnel that is cut resets its streams on both sides") {
   JoinedTunnels joined;
   joined.open_stream();
