@@ -75,6 +75,7 @@ class ProxyThreads::Thread {
                               snapshot,
                               {}});
       accept(proxy, 0, listeners);
+      const supervisor::Pulse pulse(loop, services.heartbeats, share);
       loop_ = &loop;
       proxy_ = &proxy;
       network_ = &network;

@@ -10,6 +10,7 @@
 
 #include "io/descriptor_budget.h"
 #include "proxy/proxy_loop.h"
+#include "supervisor/heartbeats.h"
 
 namespace meshnode::agent {
 
@@ -19,6 +20,7 @@ struct ProxyServices {
   telemetry::AgentMetrics& metrics;
   proxy::ProxyReports& reports;
   io::DescriptorBudget& budget;
+  supervisor::Heartbeats& heartbeats;
   /// Of the supervisor's socket service: io/space_sockets.h.
   std::string sockets_path{};
 };

@@ -42,7 +42,7 @@ constexpr Duration kLookEvery = std::chrono::seconds(2);
 constexpr std::size_t kBurst = 256;
 constexpr Duration kListenersEvery = std::chrono::seconds(5);
 constexpr Duration kAskIdleEvery = std::chrono::milliseconds(50);
-constexpr unsigned kMaxThreads = 64;
+constexpr unsigned kMaxThreads = supervisor::kMaxLoops;
 
 /// Log and access log share one writer: lines of both stay whole.
 class StderrSink final : public telemetry::AccessSink {
@@ -155,6 +155,7 @@ class Worker {
   std::unique_ptr<io::TreeWatch> config_watch_;
   std::unique_ptr<io::TreeWatch> identity_watch_;  // of identity_directory_
   std::vector<std::unique_ptr<admin::HttpServer>> servers_;
+  std::unique_ptr<supervisor::Heartbeats> heartbeats_;  // outlives the threads
   std::unique_ptr<ProxyThreads> proxies_;
   std::unique_ptr<supervisor::WorkerLink> link_;
 };
@@ -206,12 +207,22 @@ void Worker::on_listeners(std::map<std::string, int> by_name, supervisor::Worker
                         history_.last_reason + "; its connections were cut",
                     "look for what the log says before that, and report it", false, false});
   }
+  const auto page = by_name.find(supervisor::kHeartbeats);
+  auto heartbeats = supervisor::Heartbeats::open(page == by_name.end() ? -1 : page->second);
+  if (!heartbeats) {
+    log::error("agent", "the supervisor cannot watch this worker, which ends",
+               {{"error", heartbeats.error().message}});
+    exit_code_ = 1;
+    loop_.stop();
+    return;
+  }
+  heartbeats_ = std::move(*heartbeats);
   restore_slots(steering);
   look();
   const unsigned wanted = catalog_.node.proxy_threads != 0 ? catalog_.node.proxy_threads
                                                            : io::available_cpus();
   proxies_ = std::make_unique<ProxyThreads>(std::clamp(wanted, 1U, kMaxThreads),
-                                            ProxyServices{hub_, hub_.agent(), reports_, budget_,
+                                            ProxyServices{hub_, hub_.agent(), reports_, budget_, *heartbeats_,
                                                           options_.run_dir + "/sockets.sock"},
                                             listener_set(by_name), snapshot_);
   serve_admin(by_name);

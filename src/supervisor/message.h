@@ -43,7 +43,7 @@ struct Steering {
 };
 
 /// The first message: the listening sockets, one descriptor a name, in this order. The names are
-/// those of capture/listeners.h and supervisor/sockets.h.
+/// those of capture/listeners.h and supervisor/sockets.h. kHeartbeats is no socket: heartbeats.h.
 struct Listeners {
   std::vector<std::string> names;
   WorkerHistory history;

@@ -108,16 +108,17 @@ void Supervisor::watch_signals() {
 
 void Supervisor::start_worker() {
   auto ends = make_channel();
-  auto process =
-      ends ? spawn_worker(options_.worker_program, worker_arguments(options_), ends->second.get())
-           : Result<WorkerProcess>(fail(ends.error()));
+  auto heartbeats = ends ? HeartbeatPage::make() : Result<HeartbeatPage>(fail(ends.error()));
+  auto process = heartbeats ? spawn_worker(options_.worker_program, worker_arguments(options_),
+                                           ends->second.get())
+                            : Result<WorkerProcess>(fail(heartbeats.error()));
   if (!process) {
     log::error(kScope, "no worker could be started; trying again",
                {{"error", process.error().message}});
     restart_->start(RestartPolicy::kLongestDelay);
     return;
   }
-  worker_ = std::make_unique<Worker>();
+  worker_ = std::make_unique<Worker>(std::move(*heartbeats), options_.hung_after_looks);
   worker_->process = std::move(*process);
   worker_->started = loop_.now();
   worker_->channel = std::make_unique<Channel>(
@@ -146,6 +147,8 @@ void Supervisor::send_listeners() {
     message.names.push_back(listener.name);
     descriptors.push_back(listener.socket.get());
   }
+  message.names.emplace_back(kHeartbeats);
+  descriptors.push_back(worker_->heartbeats.descriptor());
   message.history = history_;
   message.steering = rules_.steering();
   if (auto ok = worker_->channel->send(encode(ToWorker(message)), descriptors); !ok) {
@@ -179,12 +182,24 @@ void Supervisor::receive(const std::string& body) {
 void Supervisor::distrust(const Error& why) {
   // A worker that speaks nonsense is broken or taken over; a fresh one is neither.
   log::error(kScope, "the worker sent what it must not and is replaced", {{"error", why.message}});
+  worker_->verdict = "it sent what it must not: " + why.message;
+  ::kill(worker_->process.pid, SIGKILL);
+}
+
+void Supervisor::watch_worker() {
+  if (!worker_ || !worker_->verdict.empty()) return;
+  const auto verdict = worker_->watchdog.look(loop_.now(), worker_->heartbeats.read());
+  if (!verdict) return;
+  worker_->verdict = *verdict;
+  log::error(kScope, "the worker hangs and is replaced",
+             {{"pid", worker_->process.pid}, {"verdict", *verdict}});
   ::kill(worker_->process.pid, SIGKILL);
 }
 
 void Supervisor::on_death() {
   const auto dead = std::move(worker_);
-  const std::string reason = reap(dead->process.pid);
+  const std::string end = reap(dead->process.pid);
+  const std::string& reason = dead->verdict.empty() ? end : dead->verdict;
   dead->death.reset();
   complaint_->stop();
   sockets_->serve(-1);
@@ -277,6 +292,7 @@ void Supervisor::schedule_refresh() {
 
 void Supervisor::look() {
   look_->start(kLookEvery);
+  watch_worker();
   if (!kernel_tells_ || ++looks_ % kLooksBetweenVerifications == 0 || rules_.due()) {
     refresh_rules();
   }

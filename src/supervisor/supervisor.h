@@ -13,6 +13,7 @@
 #include "io/rule_events.h"
 #include "io/watch.h"
 #include "supervisor/channel.h"
+#include "supervisor/heartbeats.h"
 #include "supervisor/message.h"
 #include "supervisor/restart_policy.h"
 #include "supervisor/rules.h"
@@ -45,6 +46,7 @@ struct Options {
   std::string worker_program = "/proc/self/exe";
   std::vector<std::string> worker_arguments;
   Duration drain_deadline = kDrainDeadline;
+  int hung_after_looks = kHungAfterLooks;
 };
 
 /// Everything lives on one loop; run_supervisor() is the ordinary way to use it.
@@ -63,9 +65,14 @@ class Supervisor {
 
  private:
   struct Worker {
+    Worker(HeartbeatPage page, int hung_after)
+        : heartbeats(std::move(page)), watchdog(hung_after) {}
     WorkerProcess process;
     Instant started;
     bool ready = false;
+    HeartbeatPage heartbeats;
+    Watchdog watchdog;
+    std::string verdict;  // why we killed it; empty when it died by itself
     std::unique_ptr<Channel> channel;
     std::unique_ptr<io::FdWatch> death;
   };
@@ -77,6 +84,7 @@ class Supervisor {
   void send_listeners();
   void receive(const std::string& body);
   void distrust(const Error& why);
+  void watch_worker();
   void on_death();
   void remember_death(const std::string& reason);
   void on_terminate();

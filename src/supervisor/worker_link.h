@@ -22,7 +22,7 @@ inline constexpr int kChannelDescriptor = 3;
 struct WorkerCallbacks {
   /// Once, before any other. Bound, listening, non-blocking sockets by the names of
   /// capture/listeners.h ("outbound4", ...), and "metrics4", "metrics6", "ready4", "ready6" and
-  /// "admin"; those of an address family the host lacks are missing. They belong to
+  /// "admin"; those of an address family the host lacks are missing; kHeartbeats. They belong to
   /// the receiver and normally stay open until the process ends. `steering` is how connections
   /// that wait in them are to be read.
   std::function<void(std::map<std::string, int> by_name, WorkerHistory history, Steering steering)>

@@ -1,6 +1,7 @@
 """The two processes: what they map, what they may, and how they replace each other."""
 
 import os
+import re
 import signal
 import socket
 import time
@@ -14,6 +15,7 @@ from mesh import CLIENT, ECHO, WEB, Mesh
 from procs import eventually
 
 CAP_NET_RAW = 1 << 13
+HUNG_AFTER = 10  # seconds
 
 
 def field(pid, name):
@@ -67,6 +69,30 @@ def test_a_killed_worker_is_replaced_and_waiting_connections_are_served(own_mesh
             assert eventually(lambda host=host: host.problems("worker-restarted"), 5)
             eventually(lambda: traffic.try_ask(mesh.a, mesh.b.v4, ECHO, CLIENT) is True, 5,
                        what="new connections after the worker's death")
+
+
+def test_a_worker_that_hangs_is_replaced_and_one_that_was_stopped_with_its_agent_is_not(own_mesh):
+    mesh = own_mesh
+    with mesh.b.serve(traffic.echo_server, ECHO, uid=WEB):
+        assert traffic.try_ask(mesh.a, mesh.b.v4, ECHO, CLIENT) is True
+        held = mesh.a.dial(mesh.b.v4, ECHO, uid=CLIENT)
+        traffic.ask(held)
+        stopped, hung = mesh.a.pids(), mesh.b.worker()
+        for pid in [*stopped, hung]:
+            os.kill(pid, signal.SIGSTOP)
+        began = time.monotonic()
+        eventually(lambda: mesh.b.workers() not in ([hung], []), 30, what="a new worker")
+        assert time.monotonic() - began >= 8
+        time.sleep(max(0, began + HUNG_AFTER + 2 - time.monotonic()))
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+        problem = mesh.b.problems("worker-restarted")[0]["message"]
+        assert re.search(r"hung: proxy loop \d+ did not come round for 10 s", problem), problem
+        assert "the worker hangs" in mesh.b.log()
+        eventually(lambda: traffic.try_ask(mesh.a, mesh.b.v4, ECHO, CLIENT) is True, 15)
+        time.sleep(2)
+        assert mesh.a.pids() == stopped
+        held.close()
 
 
 def test_plaintext_connections_wait_for_the_new_worker_too(own_mesh):

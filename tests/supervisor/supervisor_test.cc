@@ -37,7 +37,7 @@ namespace {
 
 class FakeWorker {
  public:
-  enum class Kind { kPlain, kStubborn, kTalksNonsense, kEnrolls, kNoisy };
+  enum class Kind { kPlain, kStubborn, kTalksNonsense, kEnrolls, kNoisy, kHangs };
 
   explicit FakeWorker(Kind kind)
       : kind_(kind),
@@ -82,6 +82,18 @@ class FakeWorker {
     }
     static_cast<void>(link_.send_capture(spec, 9));
     link_.send_ready();
+    if (kind_ == Kind::kHangs) beat(by_name.at(kHeartbeats));
+  }
+
+  void beat(int page) {
+    heartbeats_ = std::move(*Heartbeats::open(page));
+    for (unsigned loop = 0; loop < 2; ++loop) {
+      pulses_.push_back(std::make_unique<Pulse>(loop_, *heartbeats_, loop));
+    }
+    hang_ = loop_.timer([] {
+      for (;;) ::pause();
+    });
+    if (history_.restarts == 0) hang_->start(milliseconds(300));
   }
 
   void serve_tunnels(const std::map<std::string, int>& by_name) {
@@ -118,6 +130,9 @@ class FakeWorker {
   std::size_t listeners_ = 0;
   std::string steering_;
   std::vector<std::unique_ptr<io::FdWatch>> watches_;
+  std::unique_ptr<Heartbeats> heartbeats_;
+  std::vector<std::unique_ptr<Pulse>> pulses_;
+  std::unique_ptr<Timer> hang_;
 };
 
 }  // namespace
@@ -127,6 +142,7 @@ TEST_CASE("stubborn worker", "[.worker]") { FakeWorker(FakeWorker::Kind::kStubbo
 TEST_CASE("nonsense worker", "[.worker]") { FakeWorker(FakeWorker::Kind::kTalksNonsense).run(); }
 TEST_CASE("enrolling worker", "[.worker]") { FakeWorker(FakeWorker::Kind::kEnrolls).run(); }
 TEST_CASE("noisy worker", "[.worker]") { FakeWorker(FakeWorker::Kind::kNoisy).run(); }
+TEST_CASE("hanging worker", "[.worker]") { FakeWorker(FakeWorker::Kind::kHangs).run(); }
 TEST_CASE("dying worker", "[.worker]") { ::_exit(5); }
 
 namespace {
@@ -212,7 +228,9 @@ bool eventually(const std::function<bool()>& holds, milliseconds patience = mill
 class Agent {
  public:
   /// With `log`, the writing end of a pipe, that is its stderr.
-  explicit Agent(const char* worker, Duration drain = kDrainDeadline, int log = -1) : log_(log) {
+  explicit Agent(const char* worker, Duration drain = kDrainDeadline, int log = -1,
+                 int hung_after_looks = kHungAfterLooks)
+      : log_(log) {
     std::string name = "/tmp/meshnode-supervisor-XXXXXX";
     REQUIRE(::mkdtemp(name.data()) != nullptr);
     directory_ = name;
@@ -220,6 +238,7 @@ class Agent {
     options_.state_dir = name + "/state";
     options_.worker_arguments = {"supervisor_test", worker};
     options_.drain_deadline = drain;
+    options_.hung_after_looks = hung_after_looks;
     options_.notify_socket = name + "/notify";
     manager_ = Descriptor(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
     sockaddr_un at{};
@@ -306,7 +325,7 @@ TEST_CASE("a worker serves the supervisor's listeners over both families") {
   const Answer v4 = ask(AF_INET);
   CHECK(v4.pid > 0);
   CHECK(v4.restarts == 0);
-  CHECK(v4.listeners == 11);
+  CHECK(v4.listeners == 12);
   CHECK(ask(AF_INET6).pid == v4.pid);
 }
 
@@ -397,7 +416,23 @@ TEST_CASE("a worker that talks nonsense is replaced") {
   if (!own_network()) return;
   Agent agent("nonsense worker");
   REQUIRE(agent.ready());
-  CHECK(ask().restarts == 1);
+  const Answer answer = ask();
+  CHECK(answer.restarts == 1);
+  CHECK(answer.last_reason == "it sent what it must not: unknown message type");
+}
+
+TEST_CASE("a worker that hangs is replaced, one that beats is not") {
+  if (!own_network()) return;
+  Agent agent("hanging worker", kDrainDeadline, -1, 3);
+  REQUIRE(agent.ready());
+  const pid_t first = ask().pid;
+  REQUIRE(first > 0);
+  // Hung after 0.3 s: what is asked from then on waits for its successor.
+  REQUIRE(eventually([] { return ask().restarts == 1; }));
+  const Answer second = ask();
+  CHECK(second.last_reason.find("hung: proxy loop 0 did not come round for 3 s") == 0);
+  std::this_thread::sleep_for(std::chrono::seconds(5));
+  CHECK(ask().pid == second.pid);
 }
 
 TEST_CASE("SIGHUP asks the worker to reload and restarts nothing") {
