@@ -103,6 +103,7 @@ struct HboneSession::Callbacks {
         break;
       case NGHTTP2_GOAWAY:
         session.draining_ = true;
+        session.goodbye_ = frame->goaway.error_code == NGHTTP2_NO_ERROR;
         session.events_->on_streams_changed();
         break;
       case NGHTTP2_SETTINGS:
@@ -487,8 +488,7 @@ std::unique_ptr<HboneStream> HboneSession::connect(const ConnectRequest& request
   stream->connect_events_ = events;
   std::vector<nghttp2_nv> headers{header(":method", "CONNECT"),
                                   header(":authority", request.authority)};
-  const auto add = [&headers](std::string_view name, const std::string& value,
-                              std::uint8_t flags) {
+  const auto add = [&headers](std::string_view name, const std::string& value, std::uint8_t flags) {
     if (!value.empty()) {
       headers.push_back(header(name, value, flags));
     }

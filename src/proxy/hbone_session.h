@@ -181,6 +181,8 @@ class HboneSession {
   void calm();
   bool calmed() const { return calmed_; }
   bool draining() const { return draining_; }
+  /// Whether the peer has announced an orderly end since the last call.
+  bool take_goodbye() { return std::exchange(goodbye_, false); }
   /// The tunnel is gone: every stream hears `error`.
   void abandon(const Error& error);
 
@@ -213,11 +215,12 @@ class HboneSession {
   std::vector<std::uint8_t> stage_;
   std::vector<std::int32_t> drained_;
   std::size_t held_ = 0;  // received, not yet taken: the sum of all owed_
-  int gathered_ = 0;  // small writes since the last pump()
+  int gathered_ = 0;      // small writes since the last pump()
   bool receiving_ = false;
   bool pumping_ = false;
   bool pump_again_ = false;
   bool draining_ = false;
+  bool goodbye_ = false;
   bool calmed_ = false;
   bool settled_ = false;  // the peer's SETTINGS have come
 };

@@ -32,7 +32,8 @@ class Pool::Opening final : public Retirable, private DialEvents {
         key, telemetry::Flag::kConnect,
         {error.code, fmt::format("no tunnel to {}: {}; is the far agent running, and does a "
                                  "firewall block port {}?",
-                                 key.to.text(), error.message, key.to.port)});
+                                 key.to.text(), error.message, key.to.port)},
+        true);
   }
 
   Pool& pool_;
@@ -87,9 +88,11 @@ void PoolRequest::give_up() {
   Pool& pool = *std::exchange(pool_, nullptr);
   pool.withdraw(*this);
   stream_.reset();  // now: a tunnel that ends in this very turn must not find it
+  const std::string& absent = pool.entries_.find(*key_)->second.absent;
   events_->on_tunnel_refused(
       telemetry::Flag::kConnect,
-      {ErrorCode::kTimeout, fmt::format("{} gave no answer within 15 s", key_->to.text())});
+      {ErrorCode::kTimeout, fmt::format("{} gave no answer within 15 s{}{}", key_->to.text(),
+                                        absent.empty() ? "" : "; it has said goodbye: ", absent)});
 }
 
 Pool::Pool(ProxyContext& context) : context_(context) {}
@@ -136,7 +139,8 @@ void Pool::serve(const PoolKey& key) {
   const auto opening = std::count_if(entry.tunnels.begin(), entry.tunnels.end(),
                                      [](const auto& tunnel) { return tunnel->opening(); });
   const std::size_t coming = entry.openings.size() + static_cast<std::size_t>(opening);
-  if (entry.waiting.size() > coming * kMaxStreamsOut) {
+  const bool knocks = entry.knock && entry.knock->running();
+  if (!knocks && entry.waiting.size() > coming * kMaxStreamsOut) {
     open_tunnel(found->first, entry);
   }
   drop_if_empty(key);
@@ -164,7 +168,7 @@ void Pool::opened(Opening& opening, std::unique_ptr<Stream> stream) {
       key.credential, key.expected, [&clock = context_.clock] { return clock.wall_now(); },
       tunnel->tls_events());
   if (!session) {
-    open_failed(key, telemetry::Flag::kTlsFailure, session.error());
+    open_failed(key, telemetry::Flag::kTlsFailure, session.error(), false);
     return;
   }
   const auto found = entries_.find(key);
@@ -176,9 +180,19 @@ void Pool::opened(Opening& opening, std::unique_ptr<Stream> stream) {
   started.start(std::move(stream), std::move(*session));
 }
 
-void Pool::open_failed(const PoolKey& key, telemetry::Flag flag, const Error& error) {
-  context_.reports.tunnel_failed(key.to, error.message);
+void Pool::open_failed(const PoolKey& key, telemetry::Flag flag, const Error& error,
+                       bool nobody_there) {
   const auto found = entries_.find(key);
+  if (nobody_there && found != entries_.end() && may_come_back(key.to)) {
+    Entry& entry = found->second;
+    entry.absent = error.message;
+    if (!entry.knock) {
+      entry.knock = context_.clock.timer([this, key] { serve_soon(key); });
+    }
+    entry.knock->start(kKnockAgainAfter);
+    return;
+  }
+  context_.reports.tunnel_failed(key.to, error.message);
   if (found == entries_.end()) {
     return;
   }
@@ -190,7 +204,24 @@ void Pool::open_failed(const PoolKey& key, telemetry::Flag flag, const Error& er
   }
 }
 
-void Pool::on_tunnel_ready(Tunnel& tunnel) { serve_soon(*key_of_[&tunnel]); }
+void Pool::note_goodbye(const SocketAddress& to) {
+  const Instant now = context_.clock.now();
+  std::erase_if(goodbyes_,
+                [now](const auto& each) { return now - each.second > kComesBackWithin; });
+  goodbyes_[to] = now;
+}
+
+bool Pool::may_come_back(const SocketAddress& to) const {
+  const auto said = goodbyes_.find(to);
+  return said != goodbyes_.end() && context_.clock.now() - said->second <= kComesBackWithin;
+}
+
+void Pool::on_tunnel_ready(Tunnel& tunnel) {
+  const PoolKey& key = *key_of_[&tunnel];
+  entries_[key].absent.clear();
+  goodbyes_.erase(key.to);
+  serve_soon(key);
+}
 
 void Pool::on_tunnel_changed(Tunnel& tunnel) {
   // Programs may reset, and be refused, as often as they like: that must not end the others'.
@@ -198,6 +229,9 @@ void Pool::on_tunnel_changed(Tunnel& tunnel) {
     tunnel.drain();
   }
   const auto found = key_of_.find(&tunnel);
+  if (found != key_of_.end() && tunnel.take_goodbye()) {
+    note_goodbye(found->second->to);
+  }
   if (found != key_of_.end() && !entries_[*found->second].waiting.empty()) {
     serve_soon(*found->second);
   }
@@ -219,7 +253,8 @@ void Pool::on_tunnel_gone(Tunnel& tunnel, bool handshake, const std::string& err
     open_failed(
         key, telemetry::Flag::kTlsFailure,
         {ErrorCode::kTls, fmt::format("no tunnel to {}: {}", key.to.text(),
-                                      error.empty() ? "the far agent ended it at once" : error)});
+                                      error.empty() ? "the far agent ended it at once" : error)},
+        handshake && tunnel.lost());
     return;
   }
   serve_soon(key);

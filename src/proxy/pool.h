@@ -37,6 +37,11 @@ class Pool;
 /// From the wish to the far agent's answer: its own 10 s to reach the program, and slack.
 inline constexpr Duration kAnswerWithin = std::chrono::seconds(15);
 
+/// A far agent that said goodbye may be back soon, with a new version or configuration. For so long
+/// afterwards those who call it wait while nobody is there, instead of being refused at once.
+inline constexpr Duration kComesBackWithin = kAnswerWithin;
+inline constexpr Duration kKnockAgainAfter = std::chrono::milliseconds(100);
+
 /// One wish for a stream; destroying it withdraws it. Either event ends it.
 class PoolRequest final : private ConnectEvents {
  public:
@@ -81,6 +86,8 @@ class Pool final : private TunnelOwner {
     std::vector<std::unique_ptr<Tunnel>> tunnels;    // handshake done or under way
     std::vector<std::unique_ptr<Opening>> openings;  // TCP connect under way
     std::list<PoolRequest*> waiting;
+    std::unique_ptr<Timer> knock;  // until then no tunnel is opened
+    std::string absent;            // why not, in the words of the last attempt
   };
 
   void on_tunnel_ready(Tunnel& tunnel) override;
@@ -93,7 +100,10 @@ class Pool final : private TunnelOwner {
   void serve_soon(const PoolKey& key);
   void open_tunnel(const PoolKey& key, Entry& entry);
   void opened(Opening& opening, std::unique_ptr<Stream> stream);
-  void open_failed(const PoolKey& key, telemetry::Flag flag, const Error& error);
+  /// `nobody_there`: no decision of the far agent's.
+  void open_failed(const PoolKey& key, telemetry::Flag flag, const Error& error, bool nobody_there);
+  void note_goodbye(const SocketAddress& to);
+  bool may_come_back(const SocketAddress& to) const;
   void withdraw(PoolRequest& request);
   void drop_if_empty(const PoolKey& key);
   std::unique_ptr<Opening> take(Opening& opening);
@@ -101,6 +111,7 @@ class Pool final : private TunnelOwner {
   ProxyContext& context_;
   std::map<PoolKey, Entry> entries_;
   std::map<Tunnel*, const PoolKey*> key_of_;
+  std::map<SocketAddress, Instant> goodbyes_;  // the last one, not older than kComesBackWithin
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // for deferred tasks
 };
 

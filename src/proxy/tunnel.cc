@@ -122,6 +122,7 @@ void Tunnel::on_end() {
   }
   if (!ended_) {
     const bool orderly = closing_ ? stream_->queued() == 0 : ready_ && !hbone_.has_live_streams();
+    lost_ = !orderly;
     gone(orderly ? "" : "the far agent closed the connection");
   }
 }
@@ -129,6 +130,7 @@ void Tunnel::on_end() {
 void Tunnel::on_error(const Error& error) {
   if (!ended_) {
     const bool all_said = said_ && stream_->queued() == 0;
+    lost_ = !lingering_ && !all_said;
     gone(lingering_ ? linger_reason_ : all_said ? "" : error.message);
   }
 }
@@ -251,7 +253,6 @@ void Tunnel::on_streams_changed() {
     // Out of whatever callback this is; on_timer() sees to the rest.
     refusing_ = true;
     timer_->start(Duration::zero());
-    return;
   }
   owner_->on_tunnel_changed(*this);
 }
@@ -302,6 +303,7 @@ void Tunnel::on_timer() {
     return;
   }
   if (!ready_) {
+    lost_ = true;
     fail_with(
         "the TLS handshake took longer than 5 s; a firewall or a program that does not "
         "speak TLS may hold the port");

@@ -65,6 +65,10 @@ class Tunnel final : public Retirable,
   }
   /// How many streams the far agent takes is not known yet: to be waited for.
   bool opening() const { return !ended_ && !hbone_.settled() && !hbone_.draining(); }
+  /// Whether the far agent has said since the last call that it ends this tunnel, or stops.
+  bool take_goodbye() { return hbone_.take_goodbye(); }
+  /// Cut, or silent: not ended by anybody's decision.
+  bool lost() const { return lost_; }
   /// The far agent has let it carry something, or would have.
   bool was_of_use() const { return used_ && hbone_.settled(); }
   /// Another one should take its place before the limit on resets ends it, streams and all.
@@ -143,6 +147,7 @@ class Tunnel final : public Retirable,
   bool closing_ = false;  // nothing more is heard; what is left to say waits for the socket
   bool said_ = false;     // close_notify too
   bool ended_ = false;
+  bool lost_ = false;
   std::string linger_reason_;
   std::string write_error_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // for deferred tasks

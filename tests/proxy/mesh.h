@@ -223,7 +223,15 @@ class FarAgent final : public AcceptEvents, public TunnelOwner {
 
   void select(tls::CredentialSelector how) { select_ = std::move(how); }
   void listen(FakeNetwork& network, const SocketAddress& address) {
-    listeners_.push_back(*network.listen(network.bind(address), this));
+    descriptors_.push_back(network.bind(address));
+    listeners_.push_back(*network.listen(descriptors_.back(), this));
+  }
+  /// Connections wait for who accepts them, as they do while an agent drains.
+  void stop_accepting() { listeners_.clear(); }
+  void leave(FakeNetwork& network) {
+    listeners_.clear();
+    for (const int descriptor : descriptors_) network.close(descriptor);
+    descriptors_.clear();
   }
   void on_accept(std::unique_ptr<Stream> stream) override {
     auto tunnel =
@@ -277,6 +285,7 @@ class FarAgent final : public AcceptEvents, public TunnelOwner {
  private:
   ProxyContext& context_;
   tls::CredentialSelector select_;
+  std::vector<int> descriptors_;
   std::vector<std::unique_ptr<Listener>> listeners_;
 };
 

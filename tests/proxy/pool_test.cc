@@ -365,6 +365,59 @@ TEST_CASE("a tunnel that has been told to end gets no further stream") {
   CHECK(mesh.far.tunnels.size() == 1);
 }
 
+TEST_CASE("who calls a far agent that said goodbye waits for it to come back") {
+  Mesh mesh;
+  mesh.ask();
+  mesh.loop.run();
+  mesh.askers.clear();
+  mesh.far.streams.clear();
+  mesh.loop.run();
+  REQUIRE(mesh.far.tunnels.size() == 1);
+  mesh.far.stop_accepting();
+  mesh.far.tunnels[0]->drain();
+  mesh.loop.run();
+  const Asker& asker = mesh.ask();
+  mesh.loop.advance(2s);
+  CHECK(mesh.open() <= 1);  // the old one is over; a new one waits in the queue
+  SECTION("a while, and then is served") {
+    mesh.far.leave(mesh.network);
+    mesh.loop.advance(8s);
+    CHECK(asker.refused == 0);
+    CHECK(mesh.near.reports.failed.empty());
+    mesh.far.listen(mesh.network, kFar);
+    mesh.loop.advance(kKnockAgainAfter);
+    CHECK(asker.tunnelled == 1);
+    // From here on it is as any other.
+    mesh.far.tunnels[0]->shed();
+    mesh.far.leave(mesh.network);
+    mesh.loop.run();
+    const Asker& late = mesh.ask();
+    mesh.loop.run();
+    CHECK(late.refused == 1);
+  }
+  SECTION("not for ever") {
+    mesh.far.leave(mesh.network);
+    mesh.loop.advance(kAnswerWithin - 2s - 1ms);
+    CHECK(asker.refused == 0);
+    mesh.loop.advance(1ms);
+    CHECK(asker.refused == 1);
+    CHECK_THAT(asker.error,
+               Catch::Contains("said goodbye") && Catch::Contains("connection refused"));
+    mesh.loop.advance(1s);
+    const Asker& late = mesh.ask();
+    mesh.loop.run();
+    CHECK(late.refused == 1);
+  }
+  SECTION("unless it is there and refuses") {
+    mesh.far.leave(mesh.network);
+    mesh.far.select(tls::test::always(credential_for(kProduct)));
+    mesh.far.listen(mesh.network, kFar);
+    mesh.loop.advance(6s);
+    CHECK(asker.refused == 1);
+    CHECK(asker.flag == telemetry::Flag::kTlsFailure);
+  }
+}
+
 TEST_CASE("programs that reset without end wear a tunnel out before they end it for others") {
   Mesh mesh;
   Asker& other = mesh.ask();

@@ -263,6 +263,8 @@ class FakeNetwork final : public Network {
     sockets_.emplace(descriptor, std::make_shared<Socket>(Socket{address, nullptr, false, {}}));
     return descriptor;
   }
+  /// Nobody is there any more: what waits is lost, and dials are refused.
+  void close(int descriptor) { sockets_.erase(descriptor); }
   /// A client's connection to whoever listens on `descriptor`, as if a NAT rule may have led it
   /// there. It waits in the queue while nobody accepts.
   std::unique_ptr<FakePeer> connect(int descriptor, const Ends& ends) {
