@@ -19,6 +19,7 @@
 #include "agent/proxy_threads.h"
 #include "agent/reports.h"
 #include "agent/status.h"
+#include "agent/superseded.h"
 #include "agent/undeclared.h"
 #include "base/log.h"
 #include "base/log_writer.h"
@@ -143,6 +144,7 @@ class Worker {
   std::string listeners_problem_;
   CgroupOwners cgroups_;
   std::shared_ptr<const snapshot::Snapshot> snapshot_;
+  Superseded superseded_;
   std::uint64_t revision_ = 0;
   std::vector<std::pair<WorkloadId, std::string>> matches_;
   std::unique_ptr<supervisor::CaptureReport> capture_;
@@ -286,6 +288,7 @@ void Worker::look() {
   report_configuration();
   report_capture();
   report_listeners();
+  superseded_.release();
   return_memory();
   look_timer_->start(kLookEvery);
 }
@@ -378,6 +381,7 @@ void Worker::rebuild() {
       at.problem = state.problems.front().message;
     }
   }
+  superseded_.keep(std::move(snapshot_));
   snapshot_ = snapshot::build(catalog_, slots_, credentials, ++revision_);
   hub_.agent().snapshot_revision.set(static_cast<std::int64_t>(revision_));
   if (proxies_) {
