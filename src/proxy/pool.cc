@@ -88,7 +88,8 @@ void PoolRequest::give_up() {
   Pool& pool = *std::exchange(pool_, nullptr);
   pool.withdraw(*this);
   stream_.reset();  // now: a tunnel that ends in this very turn must not find it
-  const std::string& absent = pool.entries_.find(*key_)->second.absent;
+  const auto entry = pool.entries_.find(*key_);
+  const std::string absent = entry == pool.entries_.end() ? "" : entry->second.absent;
   events_->on_tunnel_refused(
       telemetry::Flag::kConnect,
       {ErrorCode::kTimeout, fmt::format("{} gave no answer within 15 s{}{}", key_->to.text(),
