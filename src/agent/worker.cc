@@ -224,7 +224,8 @@ void Worker::on_listeners(std::map<std::string, int> by_name, supervisor::Worker
   const unsigned wanted = catalog_.node.proxy_threads != 0 ? catalog_.node.proxy_threads
                                                            : io::available_cpus();
   proxies_ = std::make_unique<ProxyThreads>(std::clamp(wanted, 1U, kMaxThreads),
-                                            ProxyServices{hub_, hub_.agent(), reports_, budget_, *heartbeats_,
+                                            ProxyServices{hub_, hub_.agent(), reports_, budget_,
+                                                          *heartbeats_,
                                                           options_.run_dir + "/sockets.sock"},
                                             listener_set(by_name), snapshot_);
   serve_admin(by_name);
