@@ -12,10 +12,10 @@ build=(ca-certificates g++ cmake ninja-build ccache pkg-config
 demo=("${build[@]}" nginx-light redis-server redis-tools curl tcpdump jq conntrack python3)
 bench=("${build[@]}" haproxy stunnel4 nginx-light wrk nghttp2-client iperf3 curl openssl jq
   tcpdump conntrack python3 python3-h2 python3-cryptography)
-test=("${demo[@]}" "${bench[@]}" clang-14 clang-tidy-14 clang-format-14 llvm-14
+test=("${demo[@]}" "${bench[@]}" nftables ufw clang-14 clang-tidy-14 clang-format-14 llvm-14
   libclang-rt-14-dev git python3-pytest netcat-openbsd libcap2-bin faketime)
 # Packages that would start a daemon of their own: wanted as programs only.
-services=(redis-server nginx haproxy stunnel4)
+services=(redis-server nginx haproxy stunnel4 ufw)
 
 die() {
   echo "setup: $*" >&2

@@ -28,11 +28,15 @@ class Pool::Opening final : public Retirable, private DialEvents {
     Pool& pool = pool_;
     const PoolKey key = key_;
     pool.context_.executor.retire(pool.take(*this));
+    // Silence is what a firewall's DROP sounds like; a missing agent is refused at once.
+    const std::string cause =
+        error.code == ErrorCode::kTimeout
+            ? fmt::format("most likely a firewall does not admit port {}", key.to.port)
+            : fmt::format("is the far agent running, and does a firewall block port {}?",
+                          key.to.port);
     pool.open_failed(
         key, telemetry::Flag::kConnect,
-        {error.code, fmt::format("no tunnel to {}: {}; is the far agent running, and does a "
-                                 "firewall block port {}?",
-                                 key.to.text(), error.message, key.to.port)},
+        {error.code, fmt::format("no tunnel to {}: {}; {}", key.to.text(), error.message, cause)},
         true);
   }
 

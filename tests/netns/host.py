@@ -51,6 +51,7 @@ class Host:
         self.log_path = os.path.join(self.directory, "agent.log")
         self.sockets = NamespacedSockets(self.namespace)
         self.binary = BINARY
+        self.launcher = []  # what the agent and the commands are started through, ending in exec
         self._agent = None
         self._known = {}
         self._interface(index)
@@ -133,12 +134,12 @@ class Host:
     def meshnode(self, *argv, check=True, **kwargs):
         directories = ["--config-dir", self.config, "--state-dir", self.state, "--run-dir",
                        self.run_directory]
-        return self.run([self.binary, *argv, *directories], check=check, **kwargs)
+        return self.run([*self.launcher, self.binary, *argv, *directories], check=check, **kwargs)
 
     def start_agent(self, wait=True, cgroup=None):
         assert self._agent is None or self._agent.poll() is not None, f"{self.name}: agent runs"
-        argv = [self.binary, "agent", "--config-dir", self.config, "--state-dir", self.state,
-                "--run-dir", self.run_directory]
+        argv = [*self.launcher, self.binary, "agent", "--config-dir", self.config, "--state-dir",
+                self.state, "--run-dir", self.run_directory]
         with open(self.log_path, "ab") as log:
             self._agent = subprocess.Popen(_in_cgroup(cgroup, self.nsenter(argv)),
                                            stdin=subprocess.DEVNULL, stdout=log, stderr=log)

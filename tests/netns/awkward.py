@@ -1,0 +1,105 @@
+"""What must work on every host, however it is set up, and how a call that does not ends."""
+
+import socket
+
+import traffic
+from mesh import CLIENT, ECHO, OTHER, UNDECLARED, WEB
+
+V4, V6 = socket.AF_INET, socket.AF_INET6
+BOTH = (V4, V6)
+
+
+def answer(host, address, port, uid=0, timeout=5):
+    """The address that a greeting server says the caller has, or how the call failed."""
+    try:
+        with host.dial(address, port, uid=uid, timeout=timeout) as sock:
+            greeting = traffic.read_line(sock)
+            if not greeting.startswith("you are "):
+                return EOFError(greeting or "closed without a greeting")
+            traffic.ask(sock)
+            return greeting.removeprefix("you are ")
+    except (OSError, EOFError) as error:
+        return error
+
+
+def works(host, address, port, uid=0, timeout=5):
+    return isinstance(answer(host, address, port, uid, timeout), str)
+
+
+def refused(host, address, port, uid=0, timeout=4):
+    """Answered with a refusal."""
+    return not isinstance(answer(host, address, port, uid, timeout), (str, TimeoutError))
+
+
+def silent(host, address, port, uid=0):
+    """Not answered at all, as by a DROP."""
+    return isinstance(answer(host, address, port, uid, timeout=1.2), TimeoutError)
+
+
+def tunnelled(host):
+    """Connections of this host's callers that left through a tunnel."""
+    return host.metric_sum("istio_tcp_connections_opened_total", reporter="source",
+                           connection_security_policy="mutual_tls")
+
+
+def plaintext(host):
+    """Connections that came to a declared port without a tunnel, through the agent."""
+    return host.metric_sum("meshnode_plaintext_inbound_total")
+
+
+def bypassed(host):
+    return sum(host.status()["captureBypass"].values())
+
+
+def servers(host):
+    """A declared and an undeclared port, both greeting."""
+    return (host.serve(traffic.greeting_server, ECHO, uid=WEB),
+            host.serve(traffic.greeting_server, UNDECLARED, uid=OTHER))
+
+
+def tunnel_works(caller, callee, families=BOTH):
+    """From an enrolled program to an enrolled one, which sees the caller's address."""
+    for family in families:
+        before = tunnelled(caller)
+        to, mine = callee.address(family), caller.address(family)
+        assert answer(caller, to, ECHO, CLIENT) == mine, f"the source of a tunnel to {to}"
+        assert tunnelled(caller) == before + 1, f"{to} was not reached through a tunnel"
+
+
+def plaintext_works(stranger, callee, families=BOTH):
+    """From a host without an agent, through the callee's agent."""
+    for family in families:
+        before = plaintext(callee)
+        to, mine = callee.address(family), stranger.address(family)
+        assert answer(stranger, to, ECHO) == mine, f"the source of plaintext to {to}"
+        assert plaintext(callee) == before + 1, f"plaintext to {to} went around the agent"
+
+
+def local_works(host, families=BOTH):
+    """From a program of no workload to a declared port of its own host."""
+    for family in families:
+        loopback = "127.0.0.1" if family == V4 else "::1"
+        for to in (host.address(family), loopback):
+            before = plaintext(host)
+            assert answer(host, to, ECHO, OTHER) == to
+            assert plaintext(host) == before + 1, f"a local call to {to} went around the agent"
+
+
+def others_work(stranger, callee, families=BOTH):
+    """What is not declared is none of the agent's business."""
+    for family in families:
+        before = plaintext(callee)
+        to = callee.address(family)
+        assert answer(stranger, to, UNDECLARED) == stranger.address(family)
+        assert plaintext(callee) == before
+
+
+def whole_path(mesh, families=BOTH):
+    """Every way through `mesh.b` and out of `mesh.a`, with servers of its own."""
+    declared, undeclared = servers(mesh.b)
+    with declared, undeclared:
+        tunnel_works(mesh.a, mesh.b, families)
+        plaintext_works(mesh.c, mesh.b, families)
+        local_works(mesh.b, families)
+        others_work(mesh.c, mesh.b, families)
+    assert bypassed(mesh.a) == 0 and bypassed(mesh.b) == 0, "a backstop was met"
