@@ -510,6 +510,18 @@ void Worker::report_capture() {
     }
   }
   reports_.set("capture-incomplete", conditions);
+  conditions.clear();
+  if (capture_) {
+    for (const std::string& line : capture_->conflicts) {
+      const std::size_t colon = line.find(": ");
+      if (colon == line.npos) continue;
+      conditions.push_back({line.substr(0, colon), line.substr(colon + 2),
+                            "change that rule, or leave the port out of the Workload; "
+                            "docs/hosts.md has the arrangements that work",
+                            false});
+    }
+  }
+  reports_.set("capture-conflict", conditions);
   hub_.agent().problems.set(reports_.degraded() ? 1 : 0);
 }
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 
+#include "capture/conflicts.h"
 #include "capture/routes.h"
 #include "capture/save.h"
 
@@ -86,7 +87,7 @@ Status restore(Kernel& kernel, Family family, std::string_view backend, const st
       ErrorCode::kUnavailable,
       fmt::format("{} refused the capture rules: {}{}{}; check that the kernel has what the "
                   "rule names (xt_TPROXY, xt_owner, xt_cgroup, xt_multiport, xt_addrtype, "
-                  "xt_conntrack, xt_connmark, xt_mark, ipt_REJECT)",
+                  "xt_conntrack, xt_connmark, xt_mark, xt_socket, ipt_REJECT)",
                   name, first_lines(ran->error), line.empty() ? "" : " at: ", line));
 }
 
@@ -182,14 +183,12 @@ Result<HostFacts> Applier::look(const Spec& spec) const {
 Result<Saved> Applier::dump(Family family) {
   auto saved = save(kernel_, family, "");
   if (!saved) return saved;
-  other_backend_ = other_backend_ || saved->other_backend;
   count(family, *saved);
   return saved;
 }
 
 Result<Report> Applier::apply(const Spec& spec) {
   if (auto ok = check(spec); !ok) return fail(ok.error());
-  other_backend_ = false;
   return install(spec);
 }
 
@@ -252,6 +251,7 @@ Result<Ruleset> Applier::install_family(Family family, const Spec& spec, const H
   }
   auto saved = dump(family);
   if (!saved) return fail(saved.error());
+  conflicts_[family] = conflicts(*saved, spec, family);
   return adopt(*saved, wanted);
 }
 
@@ -302,6 +302,7 @@ bool Applier::facts_changed() {
 Result<std::vector<std::string>> Applier::repair(Family family, const Ruleset& expected) {
   auto saved = dump(family);
   if (!saved) return fail(saved.error());
+  conflicts_[family] = conflicts(*saved, applied_->spec, family);
   std::vector<std::string> wrong = differences(*saved, expected);
   if (wrong.empty()) return wrong;
   if (auto done = restore(kernel_, family, "", restore_text(*saved, expected)); !done) {
@@ -351,11 +352,15 @@ std::vector<Bypass> Applier::counters() const {
 
 Report Applier::report() const {
   Report now;
-  now.other_backend = other_backend_;
   if (!applied_) return now;
   now.v4 = true;
   now.v6 = applied_->facts.ipv6;
   now.waiting = waiting(applied_->spec, applied_->facts);
+  for (const Family family : families(now.v6)) {
+    const auto found = conflicts_.find(family);
+    if (found == conflicts_.end()) continue;
+    now.conflicts.insert(now.conflicts.end(), found->second.begin(), found->second.end());
+  }
   return now;
 }
 

@@ -30,9 +30,7 @@ struct Report {
   bool v6 = false;                    ///< false on a host without IPv6
   std::vector<std::string> waiting;   ///< workloads whose cgroup does not exist
   std::vector<std::string> repaired;  ///< what was missing or different, one line each
-  /// The other iptables backend (legacy beside nft, or the reverse) holds tables: packets pass
-  /// both.
-  bool other_backend = false;
+  std::vector<std::string> conflicts;  ///< capture/conflicts.h, both families
   bool operator==(const Report&) const = default;
 };
 
@@ -90,7 +88,7 @@ class Applier {
   Kernel& kernel_;
   std::string agent_;
   std::optional<Applied> applied_;
-  bool other_backend_ = false;
+  std::map<Family, std::vector<std::string>> conflicts_;
   std::map<std::pair<Family, std::string>, Count> counts_;
 };
 

@@ -205,6 +205,12 @@ OwnTable nat(const Spec& spec, const HostFacts& facts, Family family) {
     table.chains.push_back(std::move(local));
   }
   table.chains.push_back(std::move(output));
+  table.chains.push_back(
+      {"MESHNODE_POSTROUTING",
+       {with_own_mark() + " -j ACCEPT",
+        fmt::format("-p tcp -m tcp --dport {} -m conntrack --ctstate DNAT -j ACCEPT",
+                    kOutboundPort)}});
+  table.jumps.push_back(jump("POSTROUTING", fmt::format("-o lo {}", kSyn), "MESHNODE_POSTROUTING"));
   return table;
 }
 
@@ -217,7 +223,11 @@ OwnChain input_backstop(const Spec& spec, Family family) {
   chain.rules.push_back(fmt::format("{} {} -m conntrack ! --ctstate DNAT {} {}", kSyn, own_ports,
                                     comment("bypass own-port", ""), kReset));
   chain.rules.push_back(with_own_mark() + " -j RETURN");
-  chain.rules.push_back(fmt::format("! -i lo -m mark --mark {} -j RETURN", mark(kInboundMark)));
+  // The mark alone says only that TPROXY was met: on its way through br_netfilter a packet keeps
+  // the mark and loses the socket, and would go to the program itself.
+  chain.rules.push_back(
+      fmt::format("! -i lo -m mark --mark {} -m socket --transparent --nowildcard -j RETURN",
+                  mark(kInboundMark)));
   if (!spec.capture_loopback) chain.rules.push_back("-i lo -j RETURN");
   leave_out(chain, spec, family, "-s");
   for (const IpPrefix& prefix : spec.exclude_cidrs) {

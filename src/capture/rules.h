@@ -16,11 +16,15 @@
 ///   so that a workload's own database on 127.0.0.1 is none of our business. To any other
 ///   destination: an enrolled caller is steered to its capture address. IPv6 link-local
 ///   destinations pass: the socket is bound to an interface and cannot be led to lo.
+/// - nat POSTROUTING, on lo only: what we steered and what we dial keeps its source. A container
+///   engine's MASQUERADE is meant for what leaves the host, which these would have done, or never
+///   would have met.
 /// - filter OUTPUT: the SYN of an enrolled caller that is neither ours nor DNATed nor LOCAL nor
 ///   link-local is rejected.
 /// - filter INPUT: 15001 and 15006 take what was steered there and nothing else; a SYN to a
-///   declared port with neither our mark nor kInboundMark is rejected: published container ports,
-///   forwards by DNAT, local callers after someone flushed the nat table.
+///   declared port with neither our mark nor kInboundMark and the socket that TPROXY chose is
+///   rejected: bridges whose packets lose that socket (bridge-nf-call-iptables), forwards by DNAT,
+///   local callers after someone flushed the nat table.
 ///
 /// `capture_loopback` = false leaves callers on this host alone altogether: LOCAL destinations
 /// pass in nat OUTPUT, and so does loopback input in the backstop.

@@ -5,6 +5,8 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "capture/conflicts.h"
+
 namespace meshnode::supervisor {
 namespace {
 
@@ -16,6 +18,7 @@ using capture::kMaxWorkloads;
 constexpr std::size_t kMaxReasons = 64;
 // Of each of a thousand workloads.
 constexpr std::size_t kMaxReason = 1024;
+constexpr std::size_t kMaxReportedConflicts = 2 * capture::kMaxConflicts;  // both families
 
 std::string clipped(const std::string& text) { return text.substr(0, kMaxText); }
 
@@ -76,12 +79,15 @@ json to_json(const CaptureReport& m) {
   auto waiting = m.waiting;
   if (waiting.size() > kMaxWorkloads) waiting.resize(kMaxWorkloads);
   for (auto& name : waiting) name = clipped(name);
+  auto conflicts = m.conflicts;
+  if (conflicts.size() > kMaxReportedConflicts) conflicts.resize(kMaxReportedConflicts);
+  for (auto& line : conflicts) line = clipped(line);
   return {{"type", "capture-report"},
           {"ok", m.ok},
           {"error", clipped(m.error)},
           {"v4", m.v4},
           {"v6", m.v6},
-          {"otherBackend", m.other_backend},
+          {"conflicts", conflicts},
           {"repaired", m.repaired},
           {"lastRepair", clipped(m.last_repair)},
           {"waiting", waiting},
@@ -266,7 +272,7 @@ void read(Fields& fields, CaptureReport& m) {
   m.error = fields.text("error");
   m.v4 = fields.flag("v4");
   m.v6 = fields.flag("v6");
-  m.other_backend = fields.flag("otherBackend");
+  m.conflicts = fields.texts("conflicts", kMaxReportedConflicts);
   m.repaired = fields.count("repaired");
   m.last_repair = fields.text("lastRepair");
   m.waiting = fields.texts("waiting", kMaxWorkloads);

@@ -77,8 +77,7 @@ struct CaptureReport {
   std::string error;  ///< why they are not, with the next step
   bool v4 = false;    ///< rules exist for the family
   bool v6 = false;
-  /// The iptables backend that we do not use (legacy or nft) holds rules too: packets pass both.
-  bool other_backend = false;
+  std::vector<std::string> conflicts;  ///< capture/conflicts.h, both families
   std::uint64_t repaired = 0;        ///< how often rules had gone missing and were put back
   std::string last_repair;           ///< what had, one line each; empty when nothing ever
   std::vector<std::string> waiting;  ///< enrolled workloads ("namespace/name") without a rule yet:

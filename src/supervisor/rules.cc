@@ -104,7 +104,7 @@ void Rules::take_over(const capture::Report& now, bool verified) {
   report_.error.clear();
   report_.v4 = now.v4;
   report_.v6 = now.v6;
-  report_.other_backend = now.other_backend;
+  report_.conflicts = now.conflicts;
   report_.waiting = now.waiting;
   if (verified && !now.repaired.empty()) {
     report_.repaired += 1;

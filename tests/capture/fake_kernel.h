@@ -19,7 +19,7 @@ class FakeKernel : public Kernel {
   FakeKernel() {
     for (const char* family : {"iptables", "ip6tables"}) {
       filters_[family] = Saved{{{"mangle", {{"PREROUTING", {}}, {"OUTPUT", {}}}},
-                                {"nat", {{"OUTPUT", {}}}},
+                                {"nat", {{"OUTPUT", {}}, {"POSTROUTING", {}}}},
                                 {"filter", {{"INPUT", {}}, {"OUTPUT", {}}}}},
                                false};
     }

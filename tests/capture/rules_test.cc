@@ -56,6 +56,7 @@ COMMIT
 :MESHNODE_DECLARED - [0:0]
 :MESHNODE_LOCAL - [0:0]
 :MESHNODE_OUTPUT - [0:0]
+:MESHNODE_POSTROUTING - [0:0]
 -A MESHNODE_CALLERS SYN -m cgroup --path "jobs.slice/night job" -m comment --comment "meshnode out shop/job" -j DNAT --to-destination 127.15.1.2:15001
 -A MESHNODE_CALLERS SYN -m owner --uid-owner 1000 -m comment --comment "meshnode out shop/web" -j DNAT --to-destination 127.15.0.1:15001
 -A MESHNODE_DECLARED -j MESHNODE_CALLERS
@@ -64,7 +65,10 @@ COMMIT
 -A MESHNODE_OUTPUT -m mark --mark 0x539/0xfff -j RETURN
 -A MESHNODE_OUTPUT -m addrtype --dst-type LOCAL -g MESHNODE_LOCAL
 -A MESHNODE_OUTPUT -j MESHNODE_CALLERS
+-A MESHNODE_POSTROUTING -m mark --mark 0x539/0xfff -j ACCEPT
+-A MESHNODE_POSTROUTING -p tcp -m tcp --dport 15001 -m conntrack --ctstate DNAT -j ACCEPT
 -I OUTPUT 1 SYN -m comment --comment meshnode -j MESHNODE_OUTPUT
+-I POSTROUTING 1 -o lo SYN -m comment --comment meshnode -j MESHNODE_POSTROUTING
 COMMIT
 *filter
 :MESHNODE_INPUT - [0:0]
@@ -72,7 +76,7 @@ COMMIT
 -A MESHNODE_INPUT ! -i lo SYN -m multiport --dports 15001,15006 -m comment --comment "meshnode bypass own-port" -j REJECT --reject-with tcp-reset
 -A MESHNODE_INPUT SYN -m multiport --dports 15001,15006 -m conntrack ! --ctstate DNAT -m comment --comment "meshnode bypass own-port" -j REJECT --reject-with tcp-reset
 -A MESHNODE_INPUT -m mark --mark 0x539/0xfff -j RETURN
--A MESHNODE_INPUT ! -i lo -m mark --mark 0x53a/0xfff -j RETURN
+-A MESHNODE_INPUT ! -i lo -m mark --mark 0x53a/0xfff -m socket --transparent --nowildcard -j RETURN
 -A MESHNODE_INPUT SYN -m multiport --dports 9080,9090 -m comment --comment "meshnode bypass inbound shop/web" -j REJECT --reject-with tcp-reset
 -A MESHNODE_OUTPUT -m mark --mark 0x539/0xfff -j RETURN
 -A MESHNODE_OUTPUT -m conntrack --ctstate DNAT -j RETURN

@@ -1,5 +1,6 @@
 """What must work on every host, however it is set up, and how a call that does not ends."""
 
+import re
 import socket
 
 import traffic
@@ -48,7 +49,10 @@ def plaintext(host):
 
 
 def bypassed(host):
-    return sum(host.status()["captureBypass"].values())
+    """Packets that a backstop has rejected, as the rules themselves count them."""
+    return sum(int(packets) for tool in ("iptables-save", "ip6tables-save")
+               for packets in re.findall(r"^\[(\d+):\d+\] .*\"meshnode bypass ",
+                                         host.run([tool, "-c", "-t", "filter"]).stdout, re.M))
 
 
 def servers(host):

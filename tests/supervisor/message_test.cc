@@ -22,7 +22,7 @@ CaptureReport any_report() {
   m.error = ascii(200);
   m.v4 = *rc::gen::arbitrary<bool>();
   m.v6 = *rc::gen::arbitrary<bool>();
-  m.other_backend = *rc::gen::arbitrary<bool>();
+  m.conflicts = {ascii(200), ascii(30)};
   m.repaired = *rc::gen::arbitrary<std::uint64_t>();
   m.last_repair = ascii(200);
   m.waiting = {ascii(20), ascii(20)};
