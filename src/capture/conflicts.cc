@@ -52,6 +52,13 @@ bool untracks(std::string_view rule) {
   return target == "NOTRACK" || (target == "CT" && rule.find(" --notrack") != rule.npos);
 }
 
+/// Steering leads a connection from one interface to another, and its answers would be looked for
+/// in the wrong zone.
+bool zones_by_interface(std::string_view rule) {
+  return target_of(rule) == "CT" && rule.find(" --zone") != rule.npos &&
+         (!value_of(rule, "-o").empty() || !value_of(rule, "-i").empty());
+}
+
 bool excluded(const Spec& spec, std::uint16_t port) {
   return std::find(spec.exclude_ports.begin(), spec.exclude_ports.end(), port) !=
          spec.exclude_ports.end();
@@ -86,6 +93,12 @@ class Finder {
         add(
             fmt::format("{} raw {}: `{}` takes connections out of tracking; those that are to be "
                         "captured among them are refused, and over lo tunnels end in a timeout",
+                        program_, chain.name, rule.text));
+      }
+      if (table == "raw" && chain.name != "PREROUTING" && zones_by_interface(rule.text)) {
+        add(
+            fmt::format("{} raw {}: `{}` gives a tracking zone to an interface; captured "
+                        "connections that leave through it end in a timeout",
                         program_, chain.name, rule.text));
       }
       // In OUTPUT ours come first.

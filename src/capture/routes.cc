@@ -2,23 +2,43 @@
 
 #include <fmt/format.h>
 #include <algorithm>
+#include <charconv>
+#include <limits>
+#include <optional>
 
 #include "capture/rules.h"
 
 namespace meshnode::capture {
 namespace {
 
-/// Removal gives up after so many equal routing rules; the kernel lets nobody add two.
-constexpr int kMaxEqualRules = 8;
-
 std::string flag_of(Family family) { return family == Family::kV4 ? "-4" : "-6"; }
 
 struct Found {
   std::vector<std::string> lines;
-  bool rule = false;
+  std::vector<int> rules;                        ///< priorities of ours
+  int others = std::numeric_limits<int>::max();  ///< first priority of others after the local table
   bool table = false;
   bool prefix = false;
 };
+
+/// A rule added without a priority goes before all others but the local table's: a VPN that comes
+/// up while the agent runs stands before ours, and would get the answers to preserved sources.
+bool in_place(const Found& found) {
+  if (found.rules.empty()) return false;
+  const int first = *std::min_element(found.rules.begin(), found.rules.end());
+  return first < found.others || first == 1;
+}
+
+int place(const Found& found) { return std::max(1, std::min(kRoutePriority, found.others - 1)); }
+
+/// The priority that a line of `ip rule list` begins with.
+std::optional<int> priority_of(const std::string& line) {
+  int value = 0;
+  const char* end = line.data() + line.size();
+  const auto [at, error] = std::from_chars(line.data(), end, value);
+  if (error != std::errc{} || end - at < 2 || *at != ':' || at[1] != '\t') return {};
+  return value;
+}
 
 std::string mark_match() { return fmt::format("fwmark {:#x}/{:#x}", kReplyMark, kMarkMask); }
 
@@ -35,8 +55,7 @@ Result<CommandResult> ip(Kernel& kernel, std::vector<std::string> arguments,
 
 Result<Found> find(Kernel& kernel, Family family) {
   // -N: numbers even where /etc/iproute2 has names. -force: a table without routes is an error.
-  std::string batch =
-      fmt::format("rule list pref {}\nroute list table {}\n", kRoutePriority, kRouteTable);
+  std::string batch = fmt::format("rule list\nroute list table {}\n", kRouteTable);
   if (family == Family::kV6) batch += fmt::format("route list table 255 root {}\n", kPrefix6);
   auto ran = ip(kernel, {flag_of(family), "-N", "-force", "-batch", "-"}, batch);
   if (!ran) return fail(ran.error());
@@ -46,9 +65,14 @@ Result<Found> find(Kernel& kernel, Family family) {
     std::string line(rest.substr(0, end));
     rest.remove_prefix(std::min(end + 1, rest.size()));
     bool* kind = nullptr;
-    if (line.find(mark_match()) != line.npos &&
-        line.find(fmt::format("lookup {}", kRouteTable)) != line.npos) {
-      kind = &found.rule;
+    if (const auto priority = priority_of(line)) {
+      if (line.find(mark_match()) != line.npos &&
+          line.find(fmt::format("lookup {}", kRouteTable)) != line.npos) {
+        found.rules.push_back(*priority);
+        found.lines.push_back(fmt::format("ip {} rule: {}", flag_of(family), line));
+      } else if (*priority > 0) {
+        found.others = std::min(found.others, *priority);
+      }
     } else if (line.find("default dev lo ") != line.npos) {
       kind = &found.table;
     } else if (line.find(fmt::format("{} dev lo ", kPrefix6)) != line.npos) {
@@ -56,18 +80,17 @@ Result<Found> find(Kernel& kernel, Family family) {
     }
     if (kind == nullptr) continue;
     *kind = true;
-    found.lines.push_back(
-        fmt::format("ip {} {}: {}", flag_of(family), kind == &found.rule ? "rule" : "route", line));
+    found.lines.push_back(fmt::format("ip {} route: {}", flag_of(family), line));
   }
   return found;
 }
 
-std::vector<std::string> rule_words(Family family, std::string_view verb) {
+std::vector<std::string> rule_words(Family family, std::string_view verb, int priority) {
   return {flag_of(family),
           "rule",
           std::string(verb),
           "pref",
-          std::to_string(kRoutePriority),
+          std::to_string(priority),
           "fwmark",
           fmt::format("{:#x}/{:#x}", kReplyMark, kMarkMask),
           "lookup",
@@ -90,6 +113,13 @@ Status must(Kernel& kernel, const std::vector<std::string>& words) {
               fmt::format("{}: {}; is lo up, with IPv6 if the host has it?", command, why));
 }
 
+Status remove_rules(Kernel& kernel, Family family, const Found& found) {
+  for (const int priority : found.rules) {
+    if (auto done = must(kernel, rule_words(family, "del", priority)); !done) return done;
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<std::vector<std::string>> ensure_routes(Kernel& kernel, Family family,
@@ -105,9 +135,13 @@ Result<std::vector<std::string>> ensure_routes(Kernel& kernel, Family family,
     }
     added.push_back(fmt::format("ip {} route table {}: missing", flag_of(family), kRouteTable));
   }
-  if (preserve_source && !found->rule) {
-    if (auto done = must(kernel, rule_words(family, "add")); !done) return fail(done.error());
-    added.push_back(fmt::format("ip {} rule {}: missing", flag_of(family), mark_match()));
+  if (preserve_source && !in_place(*found)) {
+    if (auto done = must(kernel, rule_words(family, "add", place(*found))); !done) {
+      return fail(done.error());
+    }
+    if (auto done = remove_rules(kernel, family, *found); !done) return fail(done.error());
+    added.push_back(fmt::format("ip {} rule {}: {}", flag_of(family), mark_match(),
+                                found->rules.empty() ? "missing" : "not before those of others"));
   }
   if (family == Family::kV6 && !found->prefix) {
     if (auto done = must(kernel, prefix_words("replace")); !done) return fail(done.error());
@@ -120,10 +154,7 @@ Result<std::vector<std::string>> remove_routes(Kernel& kernel, Family family) {
   auto found = find(kernel, family);
   if (!found) return fail(found.error());
   const std::vector<std::string> removed = found->lines;
-  for (int i = 0; i < kMaxEqualRules && found->rule; ++i) {
-    if (auto done = must(kernel, rule_words(family, "del")); !done) return fail(done.error());
-    if (found = find(kernel, family); !found) return fail(found.error());
-  }
+  if (auto done = remove_rules(kernel, family, *found); !done) return fail(done.error());
   if (found->table) {
     if (auto done =
             must(kernel, {flag_of(family), "route", "flush", "table", std::to_string(kRouteTable)});

@@ -2,8 +2,9 @@
 /// The routing rules and routes that capture needs besides the packet filter:
 /// - both families, for preserved source addresses: packets with kReplyMark are looked up in a
 /// table
-///   of our own, whose one route leads everything to lo. Priority 50 comes before any VPN's
-///   catch-all rule (wg-quick: 32764) and after the local table (0).
+///   of our own, whose one route leads everything to lo. Priority 50 comes before a VPN's
+///   catch-all rule (wg-quick: 32764) and after the local table (0); where rules of others come
+///   before it, ours moves before them.
 /// - IPv6: kPrefix6 is local, so that capture addresses exist; 127.0.0.0/8 always is.
 /// They stay while the agent runs, also when no workload needs them, for live connections.
 /// Thread: one; blocks while ip runs.
@@ -15,7 +16,7 @@
 
 namespace meshnode::capture {
 
-inline constexpr int kRoutePriority = 50;
+inline constexpr int kRoutePriority = 50;  // or less
 inline constexpr int kRouteTable = 15006;
 
 /// Adds what is missing and says what that was. `preserve_source`: whether the marks are in use.

@@ -174,6 +174,20 @@ OwnTable mangle(const Spec& spec, const HostFacts& facts, Family family) {
   return table;
 }
 
+/// What we dial and what we steered never leaves lo, with addresses of elsewhere: no rule against
+/// forged addresses is meant for it (wg-quick drops what comes to its address from there), and
+/// without tracking it would not find back. Over lo a packet keeps its connection, even here.
+OwnTable raw() {
+  const std::string ours = with_own_mark();
+  return {
+      "raw",
+      {{"MESHNODE_RAW",
+        {ours + " -j ACCEPT",
+         fmt::format("-m conntrack --ctstate DNAT --ctreplsrcport {} -j ACCEPT", kOutboundPort)}}},
+      {jump("PREROUTING", "-i lo -p tcp", "MESHNODE_RAW"),
+       jump("OUTPUT", "-o lo " + ours, "MESHNODE_RAW")}};
+}
+
 OwnTable nat(const Spec& spec, const HostFacts& facts, Family family) {
   OwnChain output{"MESHNODE_OUTPUT", {with_own_mark() + " -j RETURN"}};
   leave_out(output, spec, family, "-d");
@@ -289,7 +303,8 @@ std::vector<std::string> waiting(const Spec& spec, const HostFacts& facts) {
 }
 
 Ruleset rules(const Spec& spec, const HostFacts& facts, Family family) {
-  return {mangle(spec, facts, family), nat(spec, facts, family), filter(spec, facts, family)};
+  return {raw(), mangle(spec, facts, family), nat(spec, facts, family),
+          filter(spec, facts, family)};
 }
 
 Spec common(const Spec& a, const Spec& b) {

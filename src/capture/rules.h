@@ -5,6 +5,7 @@
 /// host's own firewall keeps its meaning. Every steering and rejecting rule matches a TCP SYN only:
 /// connections that live never notice. In the order a packet meets them:
 ///
+/// - raw, on lo only: what we dial and what we steered passes, whatever others do there.
 /// - mangle PREROUTING (from other hosts and from containers): a SYN to a declared port of a local
 ///   address goes to 15006 by TPROXY, keeping its destination, and gets kInboundMark. Ours is the
 ///   last rule there, because TPROXY ends the table and a host's own rules must be heard first.
@@ -83,7 +84,7 @@ std::vector<std::string> waiting(const Spec& spec, const HostFacts& facts);
 
 /// `spec` must have passed check() and be of_host() or of_namespace(). Workloads whose cgroup does
 /// not exist have no outbound rules.
-/// Tables in the order mangle, nat, filter, so that a backstop never comes before its steering.
+/// Tables in the order raw, mangle, nat, filter, so that a backstop never comes before its steering.
 Ruleset rules(const Spec& spec, const HostFacts& facts, Family family);
 
 /// What two specs both enroll: the backstops of this may stand while steering changes from one to

@@ -46,8 +46,9 @@ TEST_CASE("apply writes both families, steering before backstops, and reports") 
   REQUIRE(report);
   CHECK(report->v4);
   CHECK(report->v6);
-  CHECK(kernel.committed == std::vector<std::string>{"iptables mangle", "iptables nat",
-                                                     "iptables filter", "ip6tables mangle",
+  CHECK(kernel.committed == std::vector<std::string>{"iptables raw", "iptables mangle",
+                                                     "iptables nat", "iptables filter",
+                                                     "ip6tables raw", "ip6tables mangle",
                                                      "ip6tables nat", "ip6tables filter"});
   CHECK(kernel.routing.size() == 5);
 }
@@ -169,7 +170,7 @@ TEST_CASE("a cgroup is waited for, bound, and bound anew when it is created agai
   report = applier.verify_and_repair();
   REQUIRE(report);
   CHECK(report->repaired == std::vector<std::string>{"cgroup jobs: was created again"});
-  CHECK(kernel.committed.size() == 6);
+  CHECK(kernel.committed.size() == 8);
 
   kernel.cgroups.clear();
   report = applier.verify_and_repair();
@@ -207,7 +208,7 @@ TEST_CASE("a successor binds cgroups anew although the rules read the same") {
   kernel.committed.clear();
   Applier second(kernel);
   REQUIRE(second.apply(in_cgroup()));
-  CHECK(kernel.committed.size() == 6);
+  CHECK(kernel.committed.size() == 8);
 }
 
 TEST_CASE("hits are counted across rewritten rules and both families") {
@@ -250,7 +251,7 @@ TEST_CASE("remove takes everything of ours and nothing else, with or without an 
   CHECK(shown->find("shop/web") != std::string::npos);
   auto removed = remove(kernel);
   REQUIRE(removed);
-  CHECK(removed->size() == 11);
+  CHECK(removed->size() == 13);
   CHECK(everything(kernel) == before);
   CHECK(kernel.routing.empty());
   removed = remove(kernel);

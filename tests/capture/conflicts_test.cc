@@ -24,8 +24,9 @@ std::vector<std::string> found(const std::string& table, const std::string& chai
 }  // namespace
 
 TEST_CASE("rules that take outgoing TCP out of tracking are conflicts") {
-  const char* rule = GENERATE("-o lo -j NOTRACK", "-j CT --notrack",
-                              "-p tcp -m tcp --dport 9080 -j NOTRACK", "-p 6 -j NOTRACK");
+  const char* rule =
+      GENERATE("-o lo -j NOTRACK", "-j CT --notrack", "-p tcp -m tcp --dport 9080 -j NOTRACK",
+               "-p 6 -j NOTRACK", "-o eth0 -j CT --zone 5");
   const auto lines = found("raw", "OUTPUT", rule);
   REQUIRE(lines.size() == 1);
   CHECK(lines[0].starts_with("iptables raw OUTPUT: "));

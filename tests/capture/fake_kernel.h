@@ -18,7 +18,8 @@ class FakeKernel : public Kernel {
  public:
   FakeKernel() {
     for (const char* family : {"iptables", "ip6tables"}) {
-      filters_[family] = Saved{{{"mangle", {{"PREROUTING", {}}, {"OUTPUT", {}}}},
+      filters_[family] = Saved{{{"raw", {{"PREROUTING", {}}, {"OUTPUT", {}}}},
+                                {"mangle", {{"PREROUTING", {}}, {"OUTPUT", {}}}},
                                 {"nat", {{"OUTPUT", {}}, {"POSTROUTING", {}}}},
                                 {"filter", {{"INPUT", {}}, {"OUTPUT", {}}}}},
                                false};
@@ -177,7 +178,7 @@ class FakeKernel : public Kernel {
     const bool is_rule = argv[2] == "rule";
     const bool is_prefix = !is_rule && argv[5].find(':') != std::string::npos;
     std::string line = "default dev lo scope host";
-    if (is_rule) line = "50: from all fwmark 0x111/0xfff lookup 15006";
+    if (is_rule) line = "50:\tfrom all fwmark 0x111/0xfff lookup 15006";
     if (is_prefix) line = "fd6d:6573:686e::/64 dev lo metric 1024";
     if (argv[3] == "del" || argv[3] == "flush") {
       routing.erase(family + " " + line);

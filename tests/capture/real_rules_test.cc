@@ -31,7 +31,8 @@ void add_foreign_rules(LabKernel& kernel, const std::string& program) {
               " -j OTHER\n-A OUTPUT -p tcp -j OTHER\nCOMMIT\n"
               "*nat\n-A OUTPUT -p tcp -m tcp --dport 81 -j RETURN\nCOMMIT\n"
               "*mangle\n-A PREROUTING -p tcp -m tcp --dport 82 -j RETURN\n"
-              "-A OUTPUT -p udp -j RETURN\nCOMMIT\n");
+              "-A OUTPUT -p udp -j RETURN\nCOMMIT\n"
+              "*raw\n-A PREROUTING -p udp -j RETURN\nCOMMIT\n");
 }
 
 /// iptables-save without its times, counters and hints.
@@ -253,6 +254,21 @@ TEST_CASE("what others take away or put before is repaired") {
     kernel.must({"ip", "-6", "route", "del", "local", "fd6d:6573:686e::/64", "dev", "lo"});
     expect_repair("ip -4 rule");
     CHECK(routes(kernel) == routes_before);
+  }
+  SECTION("a routing rule that was put before ours, as a VPN does without a priority") {
+    const std::string routes_before = routes(kernel);
+    for (const char* flag : {"-4", "-6"}) {
+      kernel.must({"ip", flag, "rule", "add", "not", "fwmark", "51820", "table", "51820"});
+    }
+    expect_repair("ip -4 rule fwmark 0x111/0xfff: not before those of others");
+    CHECK(kernel.must({"ip", "-4", "rule"}).find("48:\tfrom all fwmark 0x111") !=
+          std::string::npos);
+    for (const char* flag : {"-4", "-6"}) {
+      kernel.must({"ip", flag, "rule", "del", "table", "51820"});
+    }
+    REQUIRE(remove(kernel));
+    CHECK(routes(kernel).find("fwmark") == std::string::npos);
+    CHECK(routes_before.find("50:\tfrom all fwmark 0x111") != std::string::npos);
   }
   SECTION("a rule among ours") {
     kernel.must({"iptables", "-t", "nat", "-I", "MESHNODE_CALLERS", "1", "-j", "ACCEPT"});

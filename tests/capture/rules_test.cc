@@ -37,7 +37,14 @@ const OwnChain& chain_of(const Ruleset& all, const std::string& table, const std
 }
 
 constexpr const char* kIpv4 =
-    R"(*mangle
+    R"(*raw
+:MESHNODE_RAW - [0:0]
+-A MESHNODE_RAW -m mark --mark 0x539/0xfff -j ACCEPT
+-A MESHNODE_RAW -m conntrack --ctstate DNAT --ctreplsrcport 15001 -j ACCEPT
+-I PREROUTING 1 -i lo -p tcp -m comment --comment meshnode -j MESHNODE_RAW
+-I OUTPUT 1 -o lo -m mark --mark 0x539/0xfff -m comment --comment meshnode -j MESHNODE_RAW
+COMMIT
+*mangle
 :MESHNODE_ANCHOR - [0:0]
 :MESHNODE_PREROUTING - [0:0]
 :MESHNODE_SOURCE - [0:0]
@@ -369,7 +376,7 @@ TEST_CASE("rules written are rules read back: nothing differs and nothing is lef
     for (const OwnTable& table : all) {
       printed += "*" + table.name +
                  "\n:PREROUTING ACCEPT [0:0]\n:INPUT ACCEPT [0:0]\n"
-                 ":OUTPUT ACCEPT [0:0]\n";
+                 ":OUTPUT ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n";
       for (const OwnChain& chain : table.chains) printed += ":" + chain.name + " - [0:0]\n";
       for (const Jump& jump : table.jumps) printed += "-A " + jump.chain + " " + jump.rule + "\n";
       for (const OwnChain& chain : table.chains) {
