@@ -84,7 +84,7 @@ std::vector<std::string> waiting(const Spec& spec, const HostFacts& facts);
 
 /// `spec` must have passed check() and be of_host() or of_namespace(). Workloads whose cgroup does
 /// not exist have no outbound rules.
-/// Tables in the order raw, mangle, nat, filter, so that a backstop never comes before its steering.
+/// Tables in the order raw, mangle, nat, filter: a backstop never comes before its steering.
 Ruleset rules(const Spec& spec, const HostFacts& facts, Family family);
 
 /// What two specs both enroll: the backstops of this may stand while steering changes from one to

@@ -3,7 +3,7 @@
 import awkward
 import pytest
 from awkward import works
-from mesh import CLIENT, ECHO, Mesh
+from mesh import ECHO, Mesh
 from procs import eventually
 
 # What update-alternatives does, in a mount namespace of the agent's own.

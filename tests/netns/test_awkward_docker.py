@@ -1,5 +1,5 @@
-"""Hosts with containers behind a bridge, and the rules that Docker makes for them: DNAT of published
-ports or its userland proxy, masquerading, and a FORWARD chain that drops."""
+"""Hosts with containers behind a bridge, and the rules that Docker makes for them: DNAT of
+published ports or its userland proxy, masquerading, and a FORWARD chain that drops."""
 
 import socket
 import threading

@@ -1,15 +1,12 @@
 """Hosts whose routing is not a plain one: reverse path filters, VPNs, missing families, missing
 routes."""
 
-import errno
-
 import awkward
 import mesh as meshes
 import pytest
 import system
-import traffic
-from awkward import BOTH, V4, V6, answer, bypassed, refused, tunnelled, works
-from mesh import CLIENT, ECHO, OTHER, UNDECLARED, WEB, Mesh
+from awkward import BOTH, V4, V6, answer, tunnelled
+from mesh import CLIENT, ECHO, OTHER, UNDECLARED, Mesh
 from procs import eventually
 
 
@@ -64,7 +61,7 @@ class Vpn:
             host.run(["ip", family, "route", "add", all_of_it, "dev", "wg0", "table", self.TABLE])
         host.sysctl("net.ipv4.conf.all.src_valid_mark", "1")
         for tool, address in (("iptables", own[V4]), ("ip6tables", own[V6])):
-            note = f"-m comment --comment \"wg-quick(8) rule for wg0\""
+            note = "-m comment --comment \"wg-quick(8) rule for wg0\""
             host.run([f"{tool}-restore", "-n"], input=(
                 f"*raw\n-I PREROUTING ! -i wg0 -d {address} -m addrtype ! --src-type LOCAL -j DROP"
                 f" {note}\nCOMMIT\n*mangle\n-I POSTROUTING -m mark --mark {self.MARK} -p udp -j "
@@ -86,7 +83,7 @@ def vpn_mesh(request):
             host.start_agent()
         if request.param == "agent-first":
             mesh.vpn = Vpn(mesh)
-            eventually(lambda: f"10.8.0.2" in str(mesh.b.routing()), 3, what="the VPN")
+            eventually(lambda: "10.8.0.2" in str(mesh.b.routing()), 3, what="the VPN")
         yield mesh
 
 

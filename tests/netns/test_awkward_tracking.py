@@ -1,10 +1,10 @@
-"""Hosts whose own rules come in between: before ours, without connection tracking, in zones, or with
-a source translation of everything."""
+"""Hosts whose own rules come in between: before ours, without connection tracking, in zones, or
+with a source translation of everything."""
 
 import awkward
 import pytest
 import traffic
-from awkward import answer, bypassed, plaintext, refused, silent, works
+from awkward import bypassed, plaintext, refused, silent, works
 from mesh import CLIENT, ECHO, OTHER, SECOND, UNDECLARED, WEB, Mesh
 from procs import eventually
 
