@@ -52,11 +52,9 @@ bool untracks(std::string_view rule) {
   return target == "NOTRACK" || (target == "CT" && rule.find(" --notrack") != rule.npos);
 }
 
-/// Steering leads a connection from one interface to another, and its answers would be looked for
-/// in the wrong zone.
-bool zones_by_interface(std::string_view rule) {
-  return target_of(rule) == "CT" && rule.find(" --zone") != rule.npos &&
-         (!value_of(rule, "-o").empty() || !value_of(rule, "-i").empty());
+/// Steering leads a connection over lo, where our part of it has no zone or another.
+bool zones(std::string_view rule) {
+  return target_of(rule) == "CT" && rule.find(" --zone") != rule.npos;
 }
 
 bool excluded(const Spec& spec, std::uint16_t port) {
@@ -95,10 +93,10 @@ class Finder {
                         "captured among them are refused, and over lo tunnels end in a timeout",
                         program_, chain.name, rule.text));
       }
-      if (table == "raw" && chain.name != "PREROUTING" && zones_by_interface(rule.text)) {
+      if (table == "raw" && chain.name != "PREROUTING" && zones(rule.text)) {
         add(
-            fmt::format("{} raw {}: `{}` gives a tracking zone to an interface; captured "
-                        "connections that leave through it end in a timeout",
+            fmt::format("{} raw {}: `{}` gives what leaves a tracking zone; captured connections "
+                        "among it end in a timeout",
                         program_, chain.name, rule.text));
       }
       // In OUTPUT ours come first.

@@ -15,7 +15,7 @@ inline constexpr std::size_t kMaxConflicts = 64;
 /// A line each, "OBJECT: what it means":
 /// - NOTRACK of outgoing TCP: without connection tracking nothing is steered, and a program's
 ///   answers to a preserved source do not come back;
-/// - tracking zones of an outgoing interface, as steering leads to another;
+/// - tracking zones of what goes out, as steering leads over lo, out of them;
 /// - DNAT or REDIRECT of a declared port: the kernel drops a packet that TPROXY took and nat then
 ///   sends elsewhere;
 /// - tables of the other iptables backend: packets pass both, and only one is looked after.

@@ -26,7 +26,7 @@ std::vector<std::string> found(const std::string& table, const std::string& chai
 TEST_CASE("rules that take outgoing TCP out of tracking are conflicts") {
   const char* rule =
       GENERATE("-o lo -j NOTRACK", "-j CT --notrack", "-p tcp -m tcp --dport 9080 -j NOTRACK",
-               "-p 6 -j NOTRACK", "-o eth0 -j CT --zone 5");
+               "-p 6 -j NOTRACK", "-o eth0 -j CT --zone 5", "-j CT --zone 5");
   const auto lines = found("raw", "OUTPUT", rule);
   REQUIRE(lines.size() == 1);
   CHECK(lines[0].starts_with("iptables raw OUTPUT: "));
@@ -36,7 +36,7 @@ TEST_CASE("rules that take outgoing TCP out of tracking are conflicts") {
 TEST_CASE("what leaves captured connections tracked is none") {
   CHECK(found("raw", "PREROUTING", "-p tcp -m tcp --dport 9080 -j NOTRACK").empty());
   CHECK(found("raw", "OUTPUT", "-p udp -m udp --dport 53 -j NOTRACK").empty());
-  CHECK(found("raw", "OUTPUT", "-p tcp -j CT --zone 5").empty());
+  CHECK(found("raw", "PREROUTING", "-i eth0 -j CT --zone 5").empty());
   CHECK(found("raw", "OUTPUT", "-m comment --comment \"-j NOTRACK\" -j ACCEPT").empty());
 }
 

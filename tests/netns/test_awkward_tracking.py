@@ -70,22 +70,17 @@ def test_without_tracking_on_loopback_tunnels_work_and_local_callers_are_refused
     assert conflict(mesh.b, "-o lo -j NOTRACK")
 
 
-def test_connection_tracking_zones(mesh, rules):
-    before = bypassed(mesh.a), bypassed(mesh.b)
+@pytest.mark.parametrize("of", ["-o eth0", ""], ids=["of-an-interface", "of-everything"])
+def test_a_tracking_zone_is_reported(mesh, rules, of):
+    """Steering leads over lo, and so out of it."""
     for host in (mesh.a, mesh.b):
-        rules(host, "raw", "PREROUTING", "-j", "CT", "--zone", "5")
-        rules(host, "raw", "OUTPUT", "-j", "CT", "--zone", "5")
-    awkward.every_way(mesh)
-    assert (bypassed(mesh.a), bypassed(mesh.b)) == before
-
-
-def test_a_zone_of_an_interface_is_reported(mesh, rules):
-    """Steering leads from one interface to another, and so out of the zone."""
-    rules(mesh.a, "raw", "PREROUTING", "-i", "eth0", "-j", "CT", "--zone", "5")
-    rules(mesh.a, "raw", "OUTPUT", "-o", "eth0", "-j", "CT", "--zone", "5")
+        rules(host, "raw", "PREROUTING", *of.replace("-o", "-i").split(), "-j", "CT", "--zone", "5")
+        rules(host, "raw", "OUTPUT", *of.split(), "-j", "CT", "--zone", "5")
     with mesh.b.serve(traffic.greeting_server, ECHO, uid=WEB):
+        before = plaintext(mesh.b)
         assert not works(mesh.a, mesh.b.v4, ECHO, CLIENT, timeout=1)
-    assert conflict(mesh.a, "-o eth0 -j CT --zone 5")
+        assert plaintext(mesh.b) == before, "and not in plaintext either"
+    assert conflict(mesh.a, f"{of} -j CT --zone 5".strip())
 
 
 def test_everything_masqueraded(mesh, rules):
