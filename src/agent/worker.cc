@@ -108,6 +108,7 @@ class Worker {
   void report_capture();
   void report_listeners();
   void send_capture();
+  void send_settings();
   void return_memory();
   void serve_admin(const std::map<std::string, int>& by_name);
   void ask_idle();
@@ -140,6 +141,7 @@ class Worker {
   bool ebbing_ = false;                // they were fewer at the last look than before
   CaptureRequest request_;
   bool request_sent_ = false;
+  std::optional<supervisor::Settings> settings_sent_;
   Instant next_listeners_{};
   std::string listeners_problem_;
   CgroupOwners cgroups_;
@@ -229,6 +231,7 @@ void Worker::on_listeners(std::map<std::string, int> by_name, supervisor::Worker
                                                           options_.run_dir + "/sockets.sock"},
                                             listener_set(by_name), snapshot_);
   serve_admin(by_name);
+  send_settings();
   link_->send_ready();
   send_capture();
   config_watch_ = std::make_unique<io::TreeWatch>(loop_, options_.config_dir, [this] { look(); });
@@ -389,6 +392,7 @@ void Worker::rebuild() {
     // First who is known, then who is steered here: a caller never meets a stranger's snapshot.
     proxies_->swap(snapshot_);
     send_capture();
+    send_settings();
   }
   log::info("agent", "configuration in force",
             {{"revision", revision_},
@@ -413,6 +417,14 @@ void Worker::send_capture() {
     return;
   }
   request_sent_ = true;
+}
+
+void Worker::send_settings() {
+  const supervisor::Settings now{snapshot_->limits.drain_timeout};
+  if (settings_sent_ != now) {
+    settings_sent_ = now;
+    link_->send_settings(now);
+  }
 }
 
 void Worker::report_configuration() {

@@ -106,8 +106,8 @@ class Parser {
     add_directories(*agent, asked_);
     agent->footer(
         "SIGHUP reads the configuration again. SIGTERM removes all rules, lets open connections\n"
-        "end for up to 10 s and exits; a second SIGTERM does not wait. READY=1 goes to\n"
-        "$NOTIFY_SOCKET once traffic flows.");
+        "end for up to the Node's proxy.drainTimeout and exits; a second SIGTERM does not wait.\n"
+        "READY=1 goes to $NOTIFY_SOCKET once traffic flows.");
     auto* worker = leaf(app_, "worker", "The agent's unprivileged half", Command::kWorker);
     add_directories(*worker, asked_);
     worker->group("");  // the supervisor's to start, not a user's

@@ -15,6 +15,8 @@ ServiceEntrySpec decode_service_entry(const Value& spec, Diagnostics& out);
 WorkloadEntrySpec decode_workload_entry(const Value& spec, const Labels& metadata_labels,
                                         Diagnostics& out);
 
+/// spec.proxy of a Node.
+void decode_proxy(NodeSpec& node, Fields& spec, Diagnostics& out);
 /// Ports that belong to the host's SSH or to meshnode itself (design §1, §3).
 bool is_reserved_port(std::uint16_t port);
 /// region[/zone[/subzone]] or empty.

@@ -277,11 +277,7 @@ NodeSpec decode_node(const Value& value, Diagnostics& out) {
   node.locality = decode_locality(spec, "locality");
   decode_identity(node, spec, out);
   decode_capture(node, spec, out);
-  if (const Value* proxy_value = spec.map("proxy")) {
-    Fields proxy(*proxy_value, "spec.proxy", out);
-    node.proxy_threads = static_cast<unsigned>(proxy.integer("threads", 0, 256).value_or(0));
-    proxy.finish();
-  }
+  decode_proxy(node, spec, out);
   if (const Value* log_value = spec.map("accessLog")) {
     Fields log(*log_value, "spec.accessLog", out);
     const std::string format = log.one_of("format", {"text", "json", "off"}).value_or("text");

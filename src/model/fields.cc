@@ -3,6 +3,10 @@
 #include <fmt/format.h>
 #include <meshnode/ids.h>
 #include <algorithm>
+#include <array>
+#include <charconv>
+
+#include "base/duration.h"
 
 namespace meshnode::model {
 namespace {
@@ -52,6 +56,38 @@ std::size_t distance(std::string_view a, std::string_view b) {
     }
   }
   return row[b.size()];
+}
+
+struct Unit {
+  std::string_view name;
+  unsigned shift;
+};
+constexpr std::array<Unit, 4> kUnits = {{{"Ti", 40}, {"Gi", 30}, {"Mi", 20}, {"Ki", 10}}};
+
+std::optional<std::uint64_t> parse_octets(std::string_view text) {
+  unsigned shift = 0;
+  for (const Unit& unit : kUnits) {
+    if (text.ends_with(unit.name)) {
+      shift = unit.shift;
+      text.remove_suffix(unit.name.size());
+      break;
+    }
+  }
+  std::uint64_t number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (text.empty() || error != std::errc() || end != text.data() + text.size() ||
+      number > UINT64_MAX >> shift) {
+    return {};
+  }
+  return number << shift;
+}
+
+std::string octets_text(std::uint64_t octets) {
+  for (const Unit& unit : kUnits) {
+    const std::uint64_t one = std::uint64_t{1} << unit.shift;
+    if (octets >= one && octets % one == 0) return fmt::format("{}{}", octets / one, unit.name);
+  }
+  return std::to_string(octets);
 }
 
 bool is_alphanumeric(char c) {
@@ -131,6 +167,35 @@ std::optional<std::uint16_t> Fields::port(std::string_view key) {
   const auto number = integer(key, 1, 65535);
   if (!number) return {};
   return static_cast<std::uint16_t>(*number);
+}
+
+std::optional<Duration> Fields::duration(std::string_view key, Duration low, Duration high) {
+  const Value* value = get(key);
+  if (value == nullptr) return {};
+  const bool scalar = value->kind != Value::Kind::kList && value->kind != Value::Kind::kMap;
+  auto parsed = parse_duration(scalar ? value->text : "", low, high);
+  if (parsed) return *parsed;
+  error(key, scalar ? parsed.error().message
+                    : fmt::format("expected a duration like 30s, found {}", found(*value)));
+  return {};
+}
+
+std::optional<std::uint64_t> Fields::octets(std::string_view key, std::uint64_t low,
+                                            std::uint64_t high) {
+  const Value* value = get(key);
+  if (value == nullptr) return {};
+  const bool scalar = value->kind != Value::Kind::kList && value->kind != Value::Kind::kMap;
+  const std::optional<std::uint64_t> parsed =
+      scalar ? parse_octets(value->text) : std::optional<std::uint64_t>();
+  if (!parsed) {
+    error(key,
+          fmt::format("expected an amount of memory like 512Mi or 2Gi, found {}", found(*value)));
+    return {};
+  }
+  if (*parsed >= low && *parsed <= high) return parsed;
+  error(key, fmt::format("{} is out of range; allowed is {} to {}", value->text, octets_text(low),
+                         octets_text(high)));
+  return {};
 }
 
 std::optional<std::string> Fields::one_of(std::string_view key,

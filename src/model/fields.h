@@ -39,6 +39,10 @@ class Fields {
   std::optional<bool> boolean(std::string_view key);
   std::optional<std::int64_t> integer(std::string_view key, std::int64_t low, std::int64_t high);
   std::optional<std::uint16_t> port(std::string_view key);
+  /// "90s", "1h30m": base/duration.h.
+  std::optional<Duration> duration(std::string_view key, Duration low, Duration high);
+  /// Octets: a number, or "512Mi": a number with Ki, Mi, Gi or Ti.
+  std::optional<std::uint64_t> octets(std::string_view key, std::uint64_t low, std::uint64_t high);
   std::optional<std::string> one_of(std::string_view key,
                                     std::initializer_list<std::string_view> allowed);
   std::optional<IpAddress> address(std::string_view key);

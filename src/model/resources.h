@@ -3,6 +3,8 @@
 /// model/decode.h, so names, ports and identities in it are well formed. Thread: values.
 
 #include <meshnode/address.h>
+#include <meshnode/time.h>
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -32,6 +34,21 @@ struct Metadata {
 
 enum class Protocol : std::uint8_t { kTcp, kHttp, kHttp2, kGrpc };
 
+/// Node.spec.proxy, but for threads: what an operator may have cause to change. All of it is taken
+/// up while connections live. What bounds a hostile peer on the wire is fixed and not here
+/// (docs/decisions/0009).
+struct ProxyLimits {
+  Duration connect_timeout = std::chrono::seconds(10);
+  /// The kernel forgets a half-closed connection's translation after 60 s
+  /// (nf_conntrack_tcp_timeout_close_wait); what came later would reach nobody.
+  Duration half_closed_timeout = std::chrono::seconds(55);
+  Duration idle_tunnel_timeout = std::chrono::minutes(5);
+  Duration drain_timeout = std::chrono::seconds(10);
+  std::uint32_t max_tunnels_per_peer = 1'024;
+  std::uint64_t max_memory = 0;  ///< octets; 0: a quarter of what the machine or cgroup has
+  bool operator==(const ProxyLimits&) const = default;
+};
+
 /// This host (meshnode.io/v1 Node).
 struct NodeSpec {
   enum class IdentitySource : std::uint8_t { kCluster, kFiles };
@@ -49,6 +66,7 @@ struct NodeSpec {
   std::vector<std::uint16_t> exclude_ports;
   std::vector<IpPrefix> exclude_cidrs;
   unsigned proxy_threads = 0;  ///< 0: one per CPU the process may run on
+  ProxyLimits proxy_limits;
   AccessLog access_log = AccessLog::kText;
   bool operator==(const NodeSpec&) const = default;
 };

@@ -13,7 +13,8 @@ Connection::Connection(ProxyContext& context, ConnectionSet& all, std::unique_pt
 void Connection::begin(std::unique_ptr<Stream> far) {
   record_ = context_.telemetry.open(labels_, addresses_, context_.clock.now());
   pipe_ = std::make_unique<Pipe>(context_.clock, std::move(stream_), std::move(far),
-                                 static_cast<PipeEvents*>(this));
+                                 static_cast<PipeEvents*>(this),
+                                 context_.limits.half_closed_timeout);
   pipe_->start();
 }
 
@@ -30,7 +31,10 @@ void Connection::on_piped(bool from_caller, std::size_t bytes) {
   }
 }
 
-void Connection::on_pipe_done(const std::string& error) {
+void Connection::on_pipe_done(const std::string& error, bool silent) {
+  if (silent) {
+    context_.metrics.hit(telemetry::Limit::kHalfClosed).add();
+  }
   record_->close(telemetry::Flag::kNone, error);
   all_.remove(*this);
 }

@@ -34,7 +34,7 @@ class Connection : public Retirable, private PipeEvents {
   friend class ConnectionSet;
 
   void on_piped(bool from_caller, std::size_t bytes) override;
-  void on_pipe_done(const std::string& error) override;
+  void on_pipe_done(const std::string& error, bool silent) override;
 
   ConnectionSet& all_;
   std::unique_ptr<telemetry::ConnectionRecord> record_;

@@ -65,6 +65,8 @@ struct ProxyContext {
   /// Swapped by the control loop through post(); connections keep what they were planned with.
   std::shared_ptr<const snapshot::Snapshot> snapshot;
   LoopBuffers buffers;
+  /// The snapshot's, or the defaults before there is one.
+  model::ProxyLimits limits{};
 };
 
 telemetry::End end_of(const snapshot::Party& party);

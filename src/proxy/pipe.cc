@@ -2,14 +2,17 @@
 
 #include <utility>
 
+#include "base/duration.h"
+
 namespace meshnode::proxy {
 
 Pipe::Pipe(Clock& clock, std::unique_ptr<Stream> caller, std::unique_ptr<Stream> callee,
-           PipeEvents* events)
+           PipeEvents* events, Duration silence)
     : clock_(clock),
       events_(events),
       caller_(*this, std::move(caller), true),
-      callee_(*this, std::move(callee), false) {
+      callee_(*this, std::move(callee), false),
+      longest_silence_(silence) {
   caller_.other_ = &callee_;
   callee_.other_ = &caller_;
 }
@@ -91,21 +94,21 @@ void Pipe::watch_silence() {
       if (caller_.stream_->queued() + callee_.stream_->queued() > 0) {
         last_heard_ = clock_.now();
       }
-      if (clock_.now() < last_heard_ + kHalfClosedSilence) {
+      if (clock_.now() < last_heard_ + longest_silence_) {
         watch_silence();
         return;
       }
       caller_.stream_->reset();
       callee_.stream_->reset();
-      finish("half-closed and silent for 55 s");
+      finish("half-closed and silent for " + duration_text(longest_silence_), true);
     });
   }
-  silence_->start(last_heard_ + kHalfClosedSilence - clock_.now());
+  silence_->start(last_heard_ + longest_silence_ - clock_.now());
 }
 
-void Pipe::finish(const std::string& error) {
+void Pipe::finish(const std::string& error, bool silent) {
   done_ = true;
-  events_->on_pipe_done(error);
+  events_->on_pipe_done(error, silent);
 }
 
 }  // namespace meshnode::proxy

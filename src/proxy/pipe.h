@@ -3,10 +3,10 @@
 /// back-pressure: what one side does not take stops the reading of the other. TCP ends and h2
 /// ends behave alike (both are Streams). Thread: one loop.
 
+#include <meshnode/clock.h>
 #include <meshnode/transport.h>
 #include <cstdint>
 #include <memory>
-#include <meshnode/clock.h>
 #include <string>
 
 namespace meshnode::proxy {
@@ -15,24 +15,20 @@ namespace meshnode::proxy {
 /// top: at most 512 KiB a direction.
 inline constexpr std::size_t kPauseAbove = std::size_t{256} * 1024;
 
-/// A connection with one direction ended is reset after this long without a byte in the other: the
-/// kernel forgets its translation after 60 s (nf_conntrack_tcp_timeout_close_wait), and what came
-/// later would reach nobody.
-inline constexpr Duration kHalfClosedSilence = std::chrono::seconds(55);
-
 class PipeEvents {
  public:
   virtual ~PipeEvents() = default;
   virtual void on_piped(bool from_caller, std::size_t bytes) = 0;
   /// Both directions ended, or one side failed and the other was reset. Comes once; retire the
-  /// pipe's owner.
-  virtual void on_pipe_done(const std::string& error) = 0;
+  /// pipe's owner. `silent`: one direction had ended, and the other said nothing for too long.
+  virtual void on_pipe_done(const std::string& error, bool silent) = 0;
 };
 
 class Pipe {
  public:
+  /// With one direction ended it is reset after `silence` without a byte in the other.
   Pipe(Clock& clock, std::unique_ptr<Stream> caller, std::unique_ptr<Stream> callee,
-       PipeEvents* events);
+       PipeEvents* events, Duration silence);
   /// Starts both directions.
   void start();
   /// Resets both sides; no further events.
@@ -57,12 +53,13 @@ class Pipe {
 
   void check_done();
   void watch_silence();
-  void finish(const std::string& error);
+  void finish(const std::string& error, bool silent = false);
 
   Clock& clock_;
   PipeEvents* events_;
   Side caller_;
   Side callee_;
+  const Duration longest_silence_;
   Instant last_heard_{};
   std::unique_ptr<Timer> silence_;  // from the first end on
   bool done_ = false;

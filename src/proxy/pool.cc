@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/duration.h"
+
 namespace meshnode::proxy {
 
 /// A TCP connect to a far agent.
@@ -16,6 +18,7 @@ class Pool::Opening final : public Retirable, private DialEvents {
     options.to = key_.to;
     options.source = key_.source;
     options.space = key_.space;
+    options.timeout = pool_.context_.limits.connect_timeout;
     dial_ = pool_.context_.network.dial(options, this);
   }
   const PoolKey& key() const { return key_; }
@@ -96,8 +99,10 @@ void PoolRequest::give_up() {
   const std::string absent = entry == pool.entries_.end() ? "" : entry->second.absent;
   events_->on_tunnel_refused(
       telemetry::Flag::kConnect,
-      {ErrorCode::kTimeout, fmt::format("{} gave no answer within 15 s{}{}", key_->to.text(),
-                                        absent.empty() ? "" : "; it has said goodbye: ", absent)});
+      {ErrorCode::kTimeout,
+       fmt::format("{} gave no answer within {}{}{}", key_->to.text(),
+                   duration_text(answer_within_),
+                   absent.empty() ? "" : "; it has said goodbye: ", absent)});
 }
 
 Pool::Pool(ProxyContext& context) : context_(context) {}
@@ -105,12 +110,13 @@ Pool::Pool(ProxyContext& context) : context_(context) {}
 std::unique_ptr<PoolRequest> Pool::connect(const PoolKey& key, ConnectRequest request,
                                            PoolEvents* events) {
   auto wish = std::unique_ptr<PoolRequest>(new PoolRequest(std::move(request), events));
+  wish->answer_within_ = context_.limits.connect_timeout + kAnswerSlack;
   const auto entry = entries_.try_emplace(key).first;
   wish->pool_ = this;
   wish->key_ = &entry->first;
   entry->second.waiting.push_back(wish.get());
   wish->limit_ = context_.clock.timer([request = wish.get()] { request->give_up(); });
-  wish->limit_->start(kAnswerWithin);
+  wish->limit_->start(wish->answer_within_);
   // Never an event before this function has returned.
   serve_soon(key);
   return wish;

@@ -34,8 +34,8 @@ class PoolEvents {
 
 class Pool;
 
-/// From the wish to the far agent's answer: its own 10 s to reach the program, and slack.
-inline constexpr Duration kAnswerWithin = std::chrono::seconds(15);
+/// Added to connectTimeout, the far agent's time to reach its program: from the wish to the answer.
+inline constexpr Duration kAnswerSlack = std::chrono::seconds(5);
 
 /// A far agent that said goodbye may be back soon, with a new version or configuration. For so long
 /// afterwards those who call it wait while nobody is there, instead of being refused at once.
@@ -61,6 +61,7 @@ class PoolRequest final : private ConnectEvents {
   Pool* pool_ = nullptr;
   const PoolKey* key_ = nullptr;  // owned by the pool's map; entries outlive their requests
   std::unique_ptr<HboneStream> stream_;
+  Duration answer_within_{};
   std::unique_ptr<Timer> limit_;
   bool retried_ = false;
 };

@@ -8,7 +8,9 @@ ProxyLoop::ProxyLoop(ProxyContext context)
     : context_(std::move(context)),
       pool_(context_),
       outbound_(context_, pool_),
-      inbound_(context_) {}
+      inbound_(context_) {
+  context_.limits = context_.snapshot->limits;
+}
 
 ProxyLoop::~ProxyLoop() = default;
 
@@ -51,6 +53,7 @@ void ProxyLoop::close(std::uint16_t space) {
 
 void ProxyLoop::swap(std::shared_ptr<const snapshot::Snapshot> snapshot) {
   context_.snapshot = std::move(snapshot);
+  context_.limits = context_.snapshot->limits;
 }
 
 void ProxyLoop::drain() {

@@ -283,11 +283,11 @@ void Tunnel::arm_timer() {
   Instant next =
       pinging_ ? std::max(ping_sent_, last_heard_) + kPongWithin : last_heard_ + kPingAfter;
   if (hbone_.open_streams() == 0) {
-    next = std::min(next, idle_since_ + kIdleTunnel);
+    next = std::min(next, idle_since_ + context_.limits.idle_tunnel_timeout);
   }
   if (!announced_) {
     const Duration left = tls_->peer().not_after - context_.clock.wall_now();
-    next = std::min(next, now + std::clamp(left, Duration::zero(), Duration(kIdleTunnel)));
+    next = std::min(next, now + std::clamp(left, Duration::zero(), context_.limits.idle_tunnel_timeout));
   } else if (!refusing_) {
     next = std::min(next, now + kGoawayPause);
   }
@@ -332,7 +332,8 @@ void Tunnel::on_timer() {
     refusing_ = true;
     hbone_.refuse_new();
   }
-  if (!announced_ && (expired() || (idle && now >= idle_since_ + kIdleTunnel))) {
+  if (!announced_ &&
+      (expired() || (idle && now >= idle_since_ + context_.limits.idle_tunnel_timeout))) {
     announce();
   }
   if (!pinging_ && now >= last_heard_ + kPingAfter) {

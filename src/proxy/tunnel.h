@@ -17,7 +17,6 @@ namespace meshnode::proxy {
 inline constexpr Duration kHandshakeTimeout = std::chrono::seconds(5);
 inline constexpr Duration kPingAfter = std::chrono::seconds(10);
 inline constexpr Duration kPongWithin = std::chrono::seconds(20);
-inline constexpr Duration kIdleTunnel = std::chrono::minutes(5);
 /// Resets, sent or received: a burst and a rate a tunnel may have (rapid reset and its kin).
 inline constexpr std::uint32_t kResetBurst = 1000;
 inline constexpr std::uint32_t kResetsPerSecond = 33;

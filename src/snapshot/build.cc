@@ -76,6 +76,7 @@ class Builder {
     snapshot->trust_domain = catalog_.node.trust_domain;
     snapshot->revision = revision;
     snapshot->preserve_source_address = catalog_.node.preserve_source_address;
+    snapshot->limits = catalog_.node.proxy_limits;
     for (const model::CatalogService& service : catalog_.services) {
       snapshot->hostnames.insert(service.hostname);
     }

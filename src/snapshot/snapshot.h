@@ -16,6 +16,7 @@
 #include <utility>
 #include <variant>
 #include <vector>
+#include "model/resources.h"
 #include "tls/credential.h"
 
 namespace meshnode::snapshot {
@@ -91,6 +92,7 @@ class Snapshot {
   std::string trust_domain;
   std::uint64_t revision = 0;
   bool preserve_source_address = true;
+  model::ProxyLimits limits;
   std::vector<std::shared_ptr<const LocalWorkload>> workloads;
   /// Virtual addresses of services and declared ports of mesh addresses. Anything not here goes
   /// direct.

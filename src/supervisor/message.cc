@@ -100,6 +100,11 @@ json to_json(const Ready&) { return {{"type", "ready"}}; }
 json to_json(const CaptureRequest& m) {
   return {{"type", "capture"}, {"spec", capture::encode(m.spec)}, {"nextSlot", m.next_slot}};
 }
+json to_json(const Settings& m) {
+  return {
+      {"type", "settings"},
+      {"drainMillis", static_cast<std::uint64_t>(m.drain_timeout / std::chrono::milliseconds(1))}};
+}
 json to_json(const Drained&) { return {{"type", "drained"}}; }
 
 /// Reads the fields of one object; the first thing wrong sticks, and so does a field nobody read.
@@ -124,6 +129,12 @@ class Fields {
     const std::uint64_t found = count(name);
     if (found > capture::kMaxSlot) complain(name);
     return static_cast<std::uint16_t>(std::min<std::uint64_t>(found, capture::kMaxSlot));
+  }
+  Duration drain(const char* name) {
+    constexpr std::uint64_t kMost = kLongestDrain / std::chrono::milliseconds(1);
+    const std::uint64_t millis = count(name);
+    if (millis > kMost) complain(name);
+    return std::chrono::milliseconds(std::min(millis, kMost));
   }
   std::map<std::string, std::uint16_t> slots(const char* name) {
     std::map<std::string, std::uint16_t> found;
@@ -325,6 +336,8 @@ Result<ToSupervisor> decode_to_supervisor(std::string_view text) {
   const std::string type = fields->text("type");
   if (type == "ready") return finished<ToSupervisor>(*fields, Ready{});
   if (type == "drained") return finished<ToSupervisor>(*fields, Drained{});
+  if (type == "settings")
+    return finished<ToSupervisor>(*fields, Settings{fields->drain("drainMillis")});
   if (type == "capture") {
     const std::string spec = fields->text("spec", text.size());
     const std::uint16_t next = fields->slot("nextSlot");

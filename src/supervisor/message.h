@@ -21,6 +21,8 @@ inline constexpr std::size_t kMaxListeners = 32;
 inline constexpr std::size_t kMaxSpaces = 256;
 /// Addresses of one that are told.
 inline constexpr std::size_t kMaxSpaceAddresses = 64;
+/// However taken over a worker is, SIGTERM ends it within this.
+inline constexpr Duration kLongestDrain = std::chrono::minutes(10);
 /// Any text inside a message: names, reasons, errors.
 inline constexpr std::size_t kMaxText = 4096;
 
@@ -103,13 +105,18 @@ struct CaptureRequest {
   std::uint16_t next_slot = 1;  ///< Steering::next of the workers to come
   bool operator==(const CaptureRequest&) const = default;
 };
+/// What the configuration says about the supervisor itself. Sent before Ready, and when it changes.
+struct Settings {
+  Duration drain_timeout{};  ///< whole milliseconds survive the channel; at most kLongestDrain
+  bool operator==(const Settings&) const = default;
+};
 /// The answer to Drain: nothing is left, the process is about to exit.
 struct Drained {
   bool operator==(const Drained&) const = default;
 };
 
 using ToWorker = std::variant<Listeners, Reload, Drain, CaptureReport, SpaceListeners, SpaceGone>;
-using ToSupervisor = std::variant<Ready, CaptureRequest, Drained>;
+using ToSupervisor = std::variant<Ready, CaptureRequest, Settings, Drained>;
 
 std::string encode(const ToWorker& message);
 std::string encode(const ToSupervisor& message);

@@ -174,6 +174,8 @@ void Supervisor::receive(const std::string& body) {
   } else if (std::holds_alternative<Ready>(*message)) {
     worker_->ready = true;
     schedule_refresh();
+  } else if (const auto* settings = std::get_if<Settings>(&*message)) {
+    options_.drain_deadline = settings->drain_timeout;
   } else {
     log::info(kScope, "worker drained", {{"pid", worker_->process.pid}});
   }
@@ -250,7 +252,7 @@ void Supervisor::on_terminate() {
   }
   if (!worker_) return finish();
   log::info(kScope, "draining",
-            {{"deadline_s", options_.drain_deadline / std::chrono::seconds(1)}});
+            {{"deadline_ms", options_.drain_deadline / std::chrono::milliseconds(1)}});
   send(Drain{});
   deadline_->start(options_.drain_deadline);
 }

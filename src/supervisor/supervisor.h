@@ -25,9 +25,9 @@
 
 namespace meshnode::supervisor {
 
-/// How long a worker may serve on after SIGTERM. With the start of the next agent it stays below
-/// the 15 s that callers wait for one that said goodbye; and meanwhile new connections of this host
-/// go in the clear.
+/// How long a worker may serve on after SIGTERM, until one has said what the configuration wants.
+/// With the start of the next agent it stays below the 15 s that callers wait for one that said
+/// goodbye; and meanwhile new connections of this host go in the clear.
 inline constexpr Duration kDrainDeadline = std::chrono::seconds(10);
 /// Rules are compared with the kernel, and repaired, this often.
 inline constexpr Duration kLookEvery = std::chrono::seconds(1);

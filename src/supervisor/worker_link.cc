@@ -106,6 +106,9 @@ WorkerLink::WorkerLink(io::Loop& loop, int channel_fd, WorkerCallbacks callbacks
 WorkerLink::~WorkerLink() = default;
 
 void WorkerLink::send_ready() { static_cast<void>(impl_->send(Ready{})); }
+void WorkerLink::send_settings(const Settings& settings) {
+  static_cast<void>(impl_->send(settings));
+}
 void WorkerLink::send_drained() { static_cast<void>(impl_->send(Drained{})); }
 
 Status WorkerLink::send_capture(const capture::Spec& spec, std::uint16_t next_slot) {

@@ -56,6 +56,8 @@ class WorkerLink {
   /// `next_slot`: the slot that the next new workload would get.
   Status send_capture(const capture::Spec& spec, std::uint16_t next_slot);
   void send_drained();
+  /// Send only when they differ from the last ones.
+  void send_settings(const Settings& settings);
 
  private:
   class Impl;

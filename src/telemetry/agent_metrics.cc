@@ -10,6 +10,26 @@ namespace {
 
 constexpr std::array<std::string_view, kRefusals> kRefusalNames = {
     "tls", "protocol", "authority", "policy", "unavailable", "limit"};
+constexpr std::array<std::string_view, kLimits> kLimitNames = {"handshake-timeout",
+                                                               "handshakes",
+                                                               "connect-timeout",
+                                                               "answer-timeout",
+                                                               "half-closed",
+                                                               "ping-timeout",
+                                                               "idle-tunnel",
+                                                               "certificate-end",
+                                                               "streams",
+                                                               "header-list",
+                                                               "resets",
+                                                               "frame",
+                                                               "window",
+                                                               "tunnels-per-peer",
+                                                               "tunnels-per-destination",
+                                                               "descriptors",
+                                                               "sockets",
+                                                               "memory",
+                                                               "conntrack",
+                                                               "problems"};
 constexpr std::array<const char*, 2> kDirectionNames = {"inbound", "outbound"};
 
 class Families {
@@ -47,6 +67,8 @@ std::string_view refusal_name(Refusal reason) {
   return kRefusalNames[static_cast<std::size_t>(reason)];
 }
 
+std::string_view limit_name(Limit limit) { return kLimitNames[static_cast<std::size_t>(limit)]; }
+
 void AgentMetrics::set_capture_bypassed(const std::string& reason, std::uint64_t count) {
   std::lock_guard lock(mutex_);
   if (bypassed_.size() < kMaxReasons || bypassed_.contains(reason)) bypassed_[reason] = count;
@@ -64,6 +86,10 @@ std::string AgentMetrics::expose() const {
   for (std::size_t i = 0; i < kRefusals; ++i) {
     all.sample("reason", std::string(kRefusalNames[i]),
                static_cast<double>(peer_refused[i].value()));
+  }
+  all.begin("meshnode_limit_hits_total", "Times a limit or timer was hit", MetricType::Counter);
+  for (std::size_t i = 0; i < kLimits; ++i) {
+    all.sample("limit", std::string(kLimitNames[i]), static_cast<double>(limit_hits[i].value()));
   }
   all.begin("meshnode_tunnels", "Tunnels open now", MetricType::Gauge);
   for (std::size_t i = 0; i < 2; ++i) {

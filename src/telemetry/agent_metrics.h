@@ -43,6 +43,33 @@ enum class Refusal : std::uint8_t {
 inline constexpr std::size_t kRefusals = 6;
 std::string_view refusal_name(Refusal reason);
 
+/// Limits and timers of the contract, for meshnode_limit_hits_total{limit}: what was hit, by name
+/// (docs/limits.md has a row each).
+enum class Limit : std::uint8_t {
+  kHandshakeTimeout,       ///< "handshake-timeout"
+  kHandshakes,             ///< "handshakes": an unfinished one gave way to a new one
+  kConnectTimeout,         ///< "connect-timeout"
+  kAnswerTimeout,          ///< "answer-timeout": of the far agent
+  kHalfClosed,             ///< "half-closed"
+  kPingTimeout,            ///< "ping-timeout"
+  kIdleTunnel,             ///< "idle-tunnel"
+  kCertificateEnd,         ///< "certificate-end": the tunnel's peer's has ended
+  kStreams,                ///< "streams"
+  kHeaderList,             ///< "header-list"
+  kResets,                 ///< "resets"
+  kFrame,                  ///< "frame"
+  kWindow,                 ///< "window"
+  kTunnelsPerPeer,         ///< "tunnels-per-peer"
+  kTunnelsPerDestination,  ///< "tunnels-per-destination"
+  kDescriptors,            ///< "descriptors": accepting paused, or a CONNECT was refused
+  kSockets,                ///< "sockets": no source port or descriptor is left to dial with
+  kMemory,                 ///< "memory": a connection was refused or cut
+  kConntrack,              ///< "conntrack": a connection was refused
+  kProblems,               ///< "problems": one was not listed
+};
+inline constexpr std::size_t kLimits = 20;
+std::string_view limit_name(Limit limit);
+
 enum class Direction : std::uint8_t { kInbound, kOutbound };
 
 class AgentMetrics {
@@ -62,6 +89,9 @@ class AgentMetrics {
   Gauge problems;  ///< that degrade health
   Gauge snapshot_revision;
 
+  std::array<Counter, kLimits> limit_hits;
+
+  Counter& hit(Limit limit) { return limit_hits[static_cast<std::size_t>(limit)]; }
   Counter& refused(Refusal reason) { return peer_refused[static_cast<std::size_t>(reason)]; }
   Gauge& tunnels_open(Direction direction) { return tunnels[static_cast<std::size_t>(direction)]; }
   Counter& tunnels_total(Direction direction) {

@@ -80,7 +80,9 @@ TEST_CASE("a Node says what the contract lists, and defaults the rest") {
            "  identity: {source: files, directory: /srv/certs}\n"
            "  capture: {onCrash: closed, loopback: false, preserveSourceAddress: false,\n"
            "    excludePorts: [9100, 22, 9100], excludeCidrs: [fd00::/8, 10.1.0.0/16]}\n"
-           "  proxy: {threads: 3}\n  accessLog: {format: \"off\"}\n"));
+           "  proxy: {threads: 3, connectTimeout: 1.5s, halfClosedTimeout: 2h, drainTimeout: 0,\n"
+           "    idleTunnelTimeout: 90s, maxTunnelsPerPeer: 7, maxMemory: 512Mi}\n  accessLog: "
+           "{format: \"off\"}\n"));
   CHECK(all.address == *IpAddress::parse("10.77.0.1"));
   CHECK(all.locality == "eu/a/r7");
   CHECK(all.trust_domain == "example.internal");
@@ -92,6 +94,12 @@ TEST_CASE("a Node says what the contract lists, and defaults the rest") {
   CHECK(all.exclude_cidrs == std::vector<IpPrefix>{IpPrefix::parse("10.1.0.0/16").value(),
                                                    IpPrefix::parse("fd00::/8").value()});
   CHECK(all.proxy_threads == 3);
+  CHECK(all.proxy_limits.connect_timeout == std::chrono::milliseconds(1500));
+  CHECK(all.proxy_limits.half_closed_timeout == std::chrono::hours(2));
+  CHECK(all.proxy_limits.idle_tunnel_timeout == std::chrono::seconds(90));
+  CHECK(all.proxy_limits.drain_timeout == Duration::zero());
+  CHECK(all.proxy_limits.max_tunnels_per_peer == 7);
+  CHECK(all.proxy_limits.max_memory == std::uint64_t{512} << 20U);
   CHECK(all.access_log == NodeSpec::AccessLog::kOff);
 
   CHECK(spec<NodeSpec>(node("  {}\n")) == NodeSpec{});
@@ -134,6 +142,24 @@ TEST_CASE("a Node's mistakes are named") {
       {node("  proxy: {threads: 257}\n"), "257 is out of range; allowed is 0 to 256"},
       {node("  proxy: {threads: -1}\n"), "-1 is out of range"},
       {node("  proxy: {threads: \"2\"}\n"), "found a string \"2\"; write it as decimal digits"},
+      {node("  proxy: {conectTimeout: 1s}\n"),
+       "5:11: spec.proxy.conectTimeout: unknown field; did you mean 'connectTimeout'?"},
+      {node("  proxy: {connectTimeout: 99ms}\n"),
+       "5:27: spec.proxy.connectTimeout: duration \"99ms\" is not between 100ms and 1m"},
+      {node("  proxy: {connectTimeout: 61s}\n"), "is not between 100ms and 1m"},
+      {node("  proxy: {connectTimeout: 10}\n"), "not a duration: \"10\"; write it like"},
+      {node("  proxy: {connectTimeout: [1s]}\n"), "expected a duration like 30s, found a list"},
+      {node("  proxy: {halfClosedTimeout: 999ms}\n"), "is not between 1s and 24h"},
+      {node("  proxy: {halfClosedTimeout: 25h}\n"), "is not between 1s and 24h"},
+      {node("  proxy: {idleTunnelTimeout: 0}\n"), "is not between 1s and 24h"},
+      {node("  proxy: {drainTimeout: 601s}\n"), "is not between 0s and 10m"},
+      {node("  proxy: {maxTunnelsPerPeer: 0}\n"), "0 is out of range; allowed is 1 to 1000000"},
+      {node("  proxy: {maxMemory: 63Mi}\n"), "63Mi is out of range; allowed is 64Mi to 64Ti"},
+      {node("  proxy: {maxMemory: 65Ti}\n"), "65Ti is out of range"},
+      {node("  proxy: {maxMemory: 99999999999Ti}\n"), "expected an amount of memory like 512Mi"},
+      {node("  proxy: {maxMemory: 1GB}\n"), "expected an amount of memory like 512Mi or 2Gi"},
+      {node("  proxy: {maxMemory: -1}\n"), "expected an amount of memory"},
+      {node("  proxy: {maxMemory: 4096}\n"), "4096 is out of range"},
       {node("  proxy: 2\n"), "spec.proxy: expected a mapping, found an integer \"2\""},
       {node("  accessLog: {format: xml}\n"), "use text, json, off"},
       {node("  - a\n"), "5:3: spec: expected a mapping, found a list"},

@@ -28,6 +28,9 @@ using tls::test::kNow;
 using tls::test::kProduct;
 using tls::test::kReviews;
 
+inline constexpr Duration kHalfClosedSilence = model::ProxyLimits{}.half_closed_timeout;
+inline constexpr Duration kIdleTunnel = model::ProxyLimits{}.idle_tunnel_timeout;
+
 inline IpAddress ip(const std::string& text) { return IpAddress::parse(text).value(); }
 inline SocketAddress at(const std::string& text) { return SocketAddress::parse(text).value(); }
 

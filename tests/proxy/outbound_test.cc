@@ -405,3 +405,45 @@ TEST_CASE("a connection accepted just before draining is served") {
     CHECK_FALSE(app->error);
   }
 }
+
+TEST_CASE("a swapped snapshot's timers are for what begins from then on") {
+  World world;
+  world.open();
+  auto program = world.network.serve(at("10.0.0.2:9080"));
+  auto before = world.a.call("10.0.0.2:9080");
+  world.loop.run();
+  auto changed = std::make_shared<snapshot::Snapshot>(*world.a.snapshot);
+  changed->limits.half_closed_timeout = 2s;
+  changed->limits.connect_timeout = 3s;
+  changed->limits.idle_tunnel_timeout = 30s;
+  world.a.proxy->swap(changed);
+  auto after = world.a.call("10.0.0.2:9080");
+  auto direct = world.a.call("10.55.0.1:80");
+  world.loop.run();
+  CHECK(world.dials("10.55.0.1:80").at(0).timeout == 3s);
+  before->finish();
+  after->finish();
+  world.loop.advance(2s);
+  CHECK(after->error);
+  CHECK_FALSE(before->error);
+  CHECK(world.a.opened()[1]->error == "half-closed and silent for 2s");
+  CHECK(world.a.recorders.metrics.hit(telemetry::Limit::kHalfClosed).value() == 1);
+  program->peer(0).finish();
+  world.loop.advance(30s + 2 * kGoawayPause + kPingAfter);
+  CHECK(world.a.recorders.metrics.tunnels_open(telemetry::Direction::kOutbound).value() == 0);
+}
+
+TEST_CASE("a far agent is dialled for as long as configured, and its answer waited for 5 s more") {
+  World world;
+  world.a.snapshot->limits.connect_timeout = 2s;
+  world.open();
+  world.network.ignore(at("10.0.0.2:9080"));  // the far agent's own limit is the default
+  auto app = world.a.call("10.0.0.2:9080");
+  world.loop.advance(7s - 10ms);
+  CHECK_FALSE(app->error);
+  world.loop.advance(20ms);
+  CHECK(app->error);
+  CHECK(world.dials("10.0.0.2:15008").at(0).timeout == 2s);
+  REQUIRE(world.a.refusals().size() == 1);
+  CHECK(world.a.refusals()[0].error == "10.0.0.2:15008 gave no answer within 7s");
+}

@@ -31,7 +31,8 @@ class FakeCredential : public tls::Credential {
 const std::string kNode =
     "apiVersion: meshnode.io/v1\nkind: Node\nmetadata: {name: web-1}\n"
     "spec: {address: 10.77.0.1, trustDomain: td, identity: {source: files},\n"
-    "  locality: eu/zone-a/rack, capture: {preserveSourceAddress: false}}\n";
+    "  locality: eu/zone-a/rack, capture: {preserveSourceAddress: false},\n"
+    "  proxy: {halfClosedTimeout: 7s}}\n";
 const std::string kWeb =
     "---\napiVersion: meshnode.io/v1\nkind: Workload\n"
     "metadata: {name: web, namespace: shop, labels: {app: store, version: v1}}\n"
@@ -86,6 +87,7 @@ TEST_CASE("a virtual address leads to the local and the far endpoint") {
   CHECK(snapshot->trust_domain == "td");
   CHECK(snapshot->revision == 7);
   CHECK_FALSE(snapshot->preserve_source_address);
+  CHECK(snapshot->limits.half_closed_timeout == std::chrono::seconds(7));
 
   const Route* route = snapshot->route(at("10.99.0.1:80"));
   REQUIRE(route != nullptr);

@@ -67,7 +67,9 @@ TEST_CASE("every message to the supervisor survives the channel") {
   spec.workloads.push_back({"bookinfo/reviews", 1, capture::ByUser{1000}, {9080}});
   spec.workloads.push_back({"bookinfo/ratings", 2, capture::ByCgroup{"ratings.slice"}, {}});
   for (const ToSupervisor& message :
-       {ToSupervisor(Ready{}), ToSupervisor(Drained{}), ToSupervisor(CaptureRequest{spec, 3})}) {
+       {ToSupervisor(Ready{}), ToSupervisor(Drained{}), ToSupervisor(CaptureRequest{spec, 3}),
+        ToSupervisor(Settings{std::chrono::milliseconds(700)}),
+        ToSupervisor(Settings{kLongestDrain})}) {
     const auto back = decode_to_supervisor(encode(message));
     REQUIRE(back);
     CHECK(*back == message);
@@ -109,6 +111,12 @@ TEST_CASE("text beyond the bound is cut by the sender and refused by the receive
   std::string longer = encode(ToWorker(report));
   longer.insert(longer.find("eee"), "e");
   CHECK_FALSE(decode_to_worker(longer));
+}
+
+TEST_CASE("a worker may ask for ten minutes to drain and not for a millisecond more") {
+  CHECK(decode_to_supervisor(R"({"type":"settings","drainMillis":600000})"));
+  CHECK_FALSE(decode_to_supervisor(R"({"type":"settings","drainMillis":600001})"));
+  CHECK_FALSE(decode_to_supervisor(R"({"type":"settings","drainMillis":-1})"));
 }
 
 TEST_CASE("no more listeners are believed than descriptors can come") {

@@ -37,7 +37,7 @@ namespace {
 
 class FakeWorker {
  public:
-  enum class Kind { kPlain, kStubborn, kTalksNonsense, kEnrolls, kNoisy, kHangs };
+  enum class Kind { kPlain, kStubborn, kTalksNonsense, kEnrolls, kNoisy, kHangs, kHurried };
 
   explicit FakeWorker(Kind kind)
       : kind_(kind),
@@ -81,6 +81,7 @@ class FakeWorker {
       }
     }
     static_cast<void>(link_.send_capture(spec, 9));
+    if (kind_ == Kind::kHurried) link_.send_settings({milliseconds(300)});
     link_.send_ready();
     if (kind_ == Kind::kHangs) beat(by_name.at(kHeartbeats));
   }
@@ -117,7 +118,7 @@ class FakeWorker {
   }
 
   void drain() {
-    if (kind_ == Kind::kStubborn) return;
+    if (kind_ == Kind::kStubborn || kind_ == Kind::kHurried) return;
     link_.send_drained();
     ::_exit(0);
   }
@@ -141,6 +142,7 @@ TEST_CASE("plain worker", "[.worker]") { FakeWorker(FakeWorker::Kind::kPlain).ru
 TEST_CASE("stubborn worker", "[.worker]") { FakeWorker(FakeWorker::Kind::kStubborn).run(); }
 TEST_CASE("nonsense worker", "[.worker]") { FakeWorker(FakeWorker::Kind::kTalksNonsense).run(); }
 TEST_CASE("enrolling worker", "[.worker]") { FakeWorker(FakeWorker::Kind::kEnrolls).run(); }
+TEST_CASE("hurried worker", "[.worker]") { FakeWorker(FakeWorker::Kind::kHurried).run(); }
 TEST_CASE("noisy worker", "[.worker]") { FakeWorker(FakeWorker::Kind::kNoisy).run(); }
 TEST_CASE("hanging worker", "[.worker]") { FakeWorker(FakeWorker::Kind::kHangs).run(); }
 TEST_CASE("dying worker", "[.worker]") { ::_exit(5); }
@@ -490,6 +492,18 @@ TEST_CASE("a worker that does not drain is ended at the deadline") {
   CHECK(agent.exit_code() == 0);
   CHECK(SteadyClock::now() - asked >= milliseconds(700));
   CHECK(::kill(worker, 0) != 0);
+}
+
+TEST_CASE("the deadline is what the worker's configuration says") {
+  if (!own_network()) return;
+  Agent agent("hurried worker");
+  REQUIRE(agent.ready());
+  REQUIRE(ask().pid > 0);
+  const auto asked = SteadyClock::now();
+  agent.signal(SIGTERM);
+  CHECK(agent.exit_code() == 0);
+  CHECK(SteadyClock::now() - asked >= milliseconds(300));
+  CHECK(SteadyClock::now() - asked < kDrainDeadline / 2);
 }
 
 TEST_CASE("a second SIGTERM does not wait for the deadline") {
