@@ -56,6 +56,8 @@ class Stream {
     write({&piece, 1});
   }
   virtual std::size_t queued() const = 0;
+  /// Received already, and kept here while nobody reads.
+  virtual std::size_t unread() const { return 0; }
   /// FIN after everything queued.
   virtual void shutdown() = 0;
   /// RST now; queued bytes are dropped.

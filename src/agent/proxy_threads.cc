@@ -57,7 +57,10 @@ class ProxyThreads::Thread {
     {
       io::SpaceSockets spaces(loop, services.sockets_path);
       io::UvNetwork network(loop, {capture::kOwnMark, share, shares, &services.budget,
-                                   [&services] { services.reports.descriptors_used_up(); },
+                                   [&services] {
+                                     services.metrics.hit(telemetry::Limit::kDescriptors).add();
+                                     services.reports.descriptors_used_up();
+                                   },
                                    &spaces});
       SystemRandom random;
       const auto slot_of = [](const IpAddress& ip) -> std::optional<std::uint16_t> {
@@ -71,6 +74,7 @@ class ProxyThreads::Thread {
                               services.telemetry,
                               services.reports,
                               services.metrics,
+                              services.load,
                               slot_of,
                               snapshot,
                               {}});
@@ -123,6 +127,13 @@ void ProxyThreads::swap(const std::shared_ptr<const snapshot::Snapshot>& snapsho
 void ProxyThreads::drain() {
   for (const auto& thread : threads_) {
     thread->post([](proxy::ProxyLoop& proxy) { proxy.drain(); });
+  }
+}
+
+void ProxyThreads::relieve(std::size_t octets) {
+  for (const auto& thread : threads_) {
+    thread->post(
+        [each = octets / threads_.size()](proxy::ProxyLoop& proxy) { proxy.relieve(each); });
   }
 }
 

@@ -21,6 +21,7 @@ struct ProxyServices {
   proxy::ProxyReports& reports;
   io::DescriptorBudget& budget;
   supervisor::Heartbeats& heartbeats;
+  proxy::Load& load;
   /// Of the supervisor's socket service: io/space_sockets.h.
   std::string sockets_path{};
 };
@@ -37,6 +38,8 @@ class ProxyThreads {
   void close(std::uint16_t space);
   void swap(const std::shared_ptr<const snapshot::Snapshot>& snapshot);
   void drain();
+  /// Cuts connections that keep much in memory, until about `octets` are free.
+  void relieve(std::size_t octets);
   /// Asks every loop whether its connections have ended; `answer` runs on some loop's thread, once
   /// all have said so.
   void ask_idle(const std::function<void(bool idle)>& answer);

@@ -36,6 +36,8 @@ class Reports final : public proxy::ProxyReports {
   void event(const telemetry::ProblemReport& report);
 
   std::vector<telemetry::Problem> list() { return problems_.snapshot(wall_now_()); }
+  /// Problems that were not listed, as there are too many.
+  std::uint64_t lost() const { return problems_.lost(); }
   bool degraded() { return problems_.degrading(wall_now_()) > 0; }
 
  private:

@@ -68,10 +68,9 @@ void CgroupOwners::refresh(const capture::Spec& spec,
   for (const io::ListeningSocket& socket : sockets) {
     present.insert(socket.cgroup);
   }
-  const bool same_paths = std::equal(paths.begin(), paths.end(), trees_.begin(), trees_.end(),
-                                     [](const auto& path, const auto& tree) {
-                                       return path == tree.first;
-                                     });
+  const bool same_paths =
+      std::equal(paths.begin(), paths.end(), trees_.begin(), trees_.end(),
+                 [](const auto& path, const auto& tree) { return path == tree.first; });
   if (same_paths && std::includes(seen_.begin(), seen_.end(), present.begin(), present.end())) {
     return;
   }

@@ -16,6 +16,7 @@
 #include "agent/capture_request.h"
 #include "agent/configuration.h"
 #include "agent/listener_set.h"
+#include "agent/load_watch.h"
 #include "agent/proxy_threads.h"
 #include "agent/reports.h"
 #include "agent/status.h"
@@ -110,6 +111,7 @@ class Worker {
   void send_capture();
   void send_settings();
   void return_memory();
+  void watch_load();
   void serve_admin(const std::map<std::string, int>& by_name);
   void ask_idle();
   admin::Response answer(const admin::Request& request);
@@ -121,6 +123,7 @@ class Worker {
   io::UvNetwork network_;
   io::DescriptorBudget budget_{io::DescriptorBudget::default_limit()};
   io::FileStorage storage_;
+  proxy::Load load_;
   Instant started_;
   Reports reports_;
   telemetry::Hub hub_;
@@ -153,7 +156,9 @@ class Worker {
   supervisor::WorkerHistory history_;
   int exit_code_ = 0;
   std::set<std::string> catalog_codes_;
+  std::uint64_t problems_lost_ = 0;
 
+  std::unique_ptr<LoadWatch> load_watch_;
   std::unique_ptr<Timer> look_timer_;
   std::unique_ptr<Timer> idle_timer_;
   std::unique_ptr<io::TreeWatch> config_watch_;
@@ -227,9 +232,10 @@ void Worker::on_listeners(std::map<std::string, int> by_name, supervisor::Worker
                                                            : io::available_cpus();
   proxies_ = std::make_unique<ProxyThreads>(std::clamp(wanted, 1U, kMaxThreads),
                                             ProxyServices{hub_, hub_.agent(), reports_, budget_,
-                                                          *heartbeats_,
+                                                          *heartbeats_, load_,
                                                           options_.run_dir + "/sockets.sock"},
                                             listener_set(by_name), snapshot_);
+  watch_load();
   serve_admin(by_name);
   send_settings();
   link_->send_ready();
@@ -307,6 +313,22 @@ void Worker::return_memory() {
     ebbing_ = open < most_sockets_;  // the rest of it may follow
     most_sockets_ = open;
   }
+}
+
+void Worker::watch_load() {
+  load_watch_ =
+      std::make_unique<LoadWatch>(loop_, storage_, load_,
+                                  LoadEvents{[this] { return snapshot_->limits.max_memory; },
+                                             [this](std::uint64_t octets) {
+                                               malloc_trim(0);
+                                               if (octets > 0) {
+                                                 proxies_->relieve(octets);
+                                               }
+                                             },
+                                             [this] {
+                                               report_configuration();
+                                               report_capture();
+                                             }});
 }
 
 bool Worker::look_at_host() {
@@ -465,6 +487,11 @@ void Worker::report_configuration() {
     by_code[problem.code].push_back(
         {problem.object, problem.message, problem.hint, !problem.informational});
   }
+  if (load_watch_) {
+    const auto& overload = load_watch_->overload().conditions();
+    auto& limits = by_code["limit-reached"];
+    limits.insert(limits.end(), overload.begin(), overload.end());
+  }
   // A code reported before must be able to end.
   for (const std::string& code : catalog_codes_) {
     by_code.try_emplace(code);
@@ -535,6 +562,8 @@ void Worker::report_capture() {
   }
   reports_.set("capture-conflict", conditions);
   hub_.agent().problems.set(reports_.degraded() ? 1 : 0);
+  const std::uint64_t lost = reports_.lost();
+  hub_.agent().hit(telemetry::Limit::kProblems).add(lost - std::exchange(problems_lost_, lost));
 }
 
 void Worker::on_capture_report(supervisor::CaptureReport report) {

@@ -170,7 +170,10 @@ Result<std::string> FileStorage::read(const std::string& path, std::uint64_t max
   const auto size = static_cast<std::uint64_t>(raw.st_size);
   if (size > max_bytes) return too_large(path, max_bytes);
   // Files of /proc have size 0, and any file may grow meanwhile: read to the end, not to the size.
-  std::string content(static_cast<std::size_t>(size) + 1, '\0');
+  // Those of /proc/sys give all they have to the first read, and nothing to another.
+  constexpr std::uint64_t kUntold = 4096;
+  const std::uint64_t first = size == 0 ? std::min(kUntold, max_bytes) : size;
+  std::string content(static_cast<std::size_t>(first) + 1, '\0');
   std::size_t used = 0;
   for (;;) {
     if (used == content.size()) {

@@ -320,6 +320,11 @@ class UvDial final : public Dial {
     if (early_error_) {
       return events_->on_dial_failed(*early_error_);
     }
+    if (status == UV_EADDRINUSE) {
+      events_->on_dial_failed({ErrorCode::kLimit, "connect to " + options_.to.text() +
+                                                      ": no source port is free for it"});
+      return;
+    }
     events_->on_dial_failed(uv_error(("connect to " + options_.to.text()).c_str(), status));
   }
 

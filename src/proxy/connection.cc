@@ -1,6 +1,9 @@
 #include "proxy/connection.h"
 
+#include <algorithm>
+#include <functional>
 #include <utility>
+#include <vector>
 
 namespace meshnode::proxy {
 
@@ -12,9 +15,9 @@ Connection::Connection(ProxyContext& context, ConnectionSet& all, std::unique_pt
 
 void Connection::begin(std::unique_ptr<Stream> far) {
   record_ = context_.telemetry.open(labels_, addresses_, context_.clock.now());
-  pipe_ = std::make_unique<Pipe>(context_.clock, std::move(stream_), std::move(far),
-                                 static_cast<PipeEvents*>(this),
-                                 context_.limits.half_closed_timeout);
+  pipe_ =
+      std::make_unique<Pipe>(context_.clock, std::move(stream_), std::move(far),
+                             static_cast<PipeEvents*>(this), context_.limits.half_closed_timeout);
   pipe_->start();
 }
 
@@ -37,6 +40,33 @@ void Connection::on_pipe_done(const std::string& error, bool silent) {
   }
   record_->close(telemetry::Flag::kNone, error);
   all_.remove(*this);
+}
+
+void Connection::cut(const std::string& why) {
+  pipe_->abort();
+  record_->close(telemetry::Flag::kNone, why);
+  all_.remove(*this);
+}
+
+std::size_t ConnectionSet::relieve(std::size_t octets) {
+  std::vector<std::pair<std::size_t, Connection*>> holders;
+  for (const auto& [connection, owned] : all_) {
+    if (const std::size_t holds = connection->buffered(); holds >= kWorthCutting) {
+      holders.emplace_back(holds, connection);
+    }
+  }
+  std::sort(holders.begin(), holders.end(), std::greater<>());
+  std::size_t freed = 0;
+  std::size_t cut = 0;
+  for (const auto& [holds, connection] : holders) {
+    if (freed >= octets) {
+      break;
+    }
+    freed += holds;
+    ++cut;
+    connection->cut("cut: it kept the most in memory, which is used up; see proxy.maxMemory");
+  }
+  return cut;
 }
 
 void ConnectionSet::remove(Connection& connection) {

@@ -13,6 +13,9 @@ namespace meshnode::proxy {
 
 class ConnectionSet;
 
+/// A connection that keeps less in memory is not worth cutting for it.
+inline constexpr std::size_t kWorthCutting = std::size_t{64} * 1024;
+
 class Connection : public Retirable, private PipeEvents {
  protected:
   Connection(ProxyContext& context, ConnectionSet& all, std::unique_ptr<Stream> stream,
@@ -33,6 +36,8 @@ class Connection : public Retirable, private PipeEvents {
  private:
   friend class ConnectionSet;
 
+  std::size_t buffered() const { return pipe_ ? pipe_->buffered() : 0; }
+  void cut(const std::string& why);
   void on_piped(bool from_caller, std::size_t bytes) override;
   void on_pipe_done(const std::string& error, bool silent) override;
 
@@ -44,6 +49,8 @@ class Connection : public Retirable, private PipeEvents {
 class ConnectionSet {
  public:
   explicit ConnectionSet(Executor& executor) : executor_(executor) {}
+  /// Cuts the connections that keep the most in memory, until about `octets` are free; how many.
+  std::size_t relieve(std::size_t octets);
   std::size_t size() const { return all_.size(); }
   template <class T>
   T& add(std::unique_ptr<T> connection) {

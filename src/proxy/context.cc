@@ -18,6 +18,17 @@ MutableBytes LoopBuffers::plaintext() {
   return {plaintext_.get() + kReadHeadroom, kPlaintext};
 }
 
+telemetry::Flag dial_failed(telemetry::AgentMetrics& metrics, const Error& error) {
+  if (error.code == ErrorCode::kTimeout) {
+    metrics.hit(telemetry::Limit::kConnectTimeout).add();
+  }
+  if (error.code != ErrorCode::kLimit) {
+    return telemetry::Flag::kConnect;
+  }
+  metrics.hit(telemetry::Limit::kSockets).add();
+  return telemetry::Flag::kOverload;
+}
+
 telemetry::End end_of(const snapshot::Party& party) {
   telemetry::End end;
   end.workload = party.workload;

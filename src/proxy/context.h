@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/random.h"
+#include "proxy/load.h"
 #include "snapshot/snapshot.h"
 #include "telemetry/agent_metrics.h"
 #include "telemetry/connection.h"
@@ -60,6 +61,7 @@ struct ProxyContext {
   telemetry::Telemetry& telemetry;
   ProxyReports& reports;
   telemetry::AgentMetrics& metrics;
+  Load& load;
   /// Which workload's capture address this is (capture/spec.h).
   std::function<std::optional<std::uint16_t>(const IpAddress&)> slot_of;
   /// Swapped by the control loop through post(); connections keep what they were planned with.
@@ -68,6 +70,9 @@ struct ProxyContext {
   /// The snapshot's, or the defaults before there is one.
   model::ProxyLimits limits{};
 };
+
+/// Counts a dial that failed for a limit, and says how it is flagged.
+telemetry::Flag dial_failed(telemetry::AgentMetrics& metrics, const Error& error);
 
 telemetry::End end_of(const snapshot::Party& party);
 

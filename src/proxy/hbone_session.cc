@@ -104,6 +104,7 @@ struct HboneSession::Callbacks {
       case NGHTTP2_GOAWAY:
         session.draining_ = true;
         session.goodbye_ = frame->goaway.error_code == NGHTTP2_NO_ERROR;
+        session.told_to_calm_ = frame->goaway.error_code == NGHTTP2_ENHANCE_YOUR_CALM;
         session.events_->on_streams_changed();
         break;
       case NGHTTP2_SETTINGS:
@@ -134,8 +135,21 @@ struct HboneSession::Callbacks {
   }
 
   static int frame_sent(nghttp2_session*, const nghttp2_frame* frame, void* user) {
+    HboneEvents& events = *self(user).events_;
+    std::uint32_t code = NGHTTP2_NO_ERROR;
     if (frame->hd.type == NGHTTP2_RST_STREAM) {
-      self(user).events_->on_reset_counted();
+      code = frame->rst_stream.error_code;
+      events.on_reset_counted();
+    } else if (frame->hd.type == NGHTTP2_GOAWAY) {
+      code = frame->goaway.error_code;
+    }
+    if (code == NGHTTP2_FRAME_SIZE_ERROR) {
+      events.on_excess(telemetry::Limit::kFrame,
+                       fmt::format("a frame of more than {} MiB, or of a size that its type "
+                                   "cannot have",
+                                   kMaxFrame >> 20U));
+    } else if (code == NGHTTP2_FLOW_CONTROL_ERROR) {
+      events.on_excess(telemetry::Limit::kWindow, "more data than its window allows");
     }
     return 0;
   }
@@ -216,7 +230,8 @@ struct HboneSession::Callbacks {
       if (code != NGHTTP2_ERR_REFUSED_STREAM) {  // it had not heard of the limit yet
         session.calm();  // before nghttp2 ends the session with a word that helps nobody
       }
-      session.events_->on_excess(fmt::format("more than {} streams at once", kMaxStreamsIn));
+      session.events_->on_excess(telemetry::Limit::kStreams,
+                                 fmt::format("more than {} streams at once", kMaxStreamsIn));
     } else {
       session.events_->on_malformed(
           fmt::format("malformed request: {} {}", nghttp2_strerror(code), session.last_error_));
@@ -411,7 +426,8 @@ int HboneSession::too_long(const HboneStream& stream) {
   // References of one octet to a large field would cost far more here than to send.
   if (!calmed_) {
     calm();
-    events_->on_excess(fmt::format("a header list of more than {} KiB", kMaxHeaderList >> 10U));
+    events_->on_excess(telemetry::Limit::kHeaderList,
+                       fmt::format("a header list of more than {} KiB", kMaxHeaderList >> 10U));
   }
   return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
 }
@@ -431,7 +447,8 @@ void HboneSession::request_complete(HboneStream& stream) {
   std::unique_ptr<HboneStream> owned = std::move(found->second);
   arriving_.erase(found);
   if (stream.header_bytes_ > kMaxHeaderList) {
-    events_->on_excess(fmt::format("a header list of more than {} KiB", kMaxHeaderList >> 10U));
+    events_->on_excess(telemetry::Limit::kHeaderList,
+                       fmt::format("a header list of more than {} KiB", kMaxHeaderList >> 10U));
     stream.respond(503);
     return;
   }
@@ -475,9 +492,10 @@ void HboneSession::closed(std::int32_t id, std::uint32_t code) {
   if (code != NGHTTP2_NO_ERROR || !stream->end_received_ || !stream->end_sent_) {
     detach(*stream);
     const auto arriving = arriving_.extract(id);  // dies at the end of this block
-    stream->end_with({ErrorCode::kReset, fmt::format("the far agent reset the stream: {}",
-                                                     nghttp2_http2_strerror(code))},
-                     code == NGHTTP2_REFUSED_STREAM);
+    stream->end_with(
+        {told_to_calm_ ? ErrorCode::kLimit : ErrorCode::kReset,
+         fmt::format("the far agent reset the stream: {}", nghttp2_http2_strerror(code))},
+        code == NGHTTP2_REFUSED_STREAM);
   }
   events_->on_streams_changed();
 }
@@ -532,6 +550,11 @@ bool HboneSession::can_connect() const {
       nghttp2_session_get_remote_settings(session_, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS);
   return !draining_ && streams_.size() < std::min(kMaxStreamsOut, theirs) &&
          nghttp2_session_check_request_allowed(session_) != 0;
+}
+
+bool HboneSession::takes_none() const {
+  return nghttp2_session_get_remote_settings(session_, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS) ==
+         0;
 }
 
 void HboneSession::ping() {

@@ -16,6 +16,8 @@
 #include <unordered_map>
 #include <vector>
 
+#include "telemetry/agent_metrics.h"
+
 struct nghttp2_session;
 
 namespace meshnode::proxy {
@@ -70,6 +72,7 @@ class HboneStream final : public Stream {
   void write(std::span<const Bytes> pieces) override;
   void forward(MutableBytes data) override;
   std::size_t queued() const override;
+  std::size_t unread() const override { return inbox_bytes_; }
   void shutdown() override;
   void reset() override;
   SocketAddress local_address() const override { return {}; }
@@ -138,8 +141,9 @@ class HboneEvents {
   virtual void on_connect(std::unique_ptr<HboneStream> stream, ConnectRequest request) = 0;
   /// Server only: something that is no CONNECT; it has been answered.
   virtual void on_malformed(const std::string& reason) = 0;
-  /// Server only: a request beyond a limit; it has been answered 503, or the session calmed.
-  virtual void on_excess(const std::string& limit) = 0;
+  /// The peer went beyond a limit: its request has been answered 503, its stream reset, or the
+  /// session is ending for it.
+  virtual void on_excess(telemetry::Limit limit, const std::string& reason) = 0;
   virtual void on_ping_answered() = 0;
   /// A RST_STREAM was sent or received.
   virtual void on_reset_counted() = 0;
@@ -172,6 +176,8 @@ class HboneSession {
   bool can_connect() const;
   /// The peer's SETTINGS have come: it speaks HTTP/2 and has said how many streams it takes.
   bool settled() const { return settled_; }
+  /// They said 0.
+  bool takes_none() const;
   std::size_t open_streams() const { return streams_.size(); }
   void ping();
   /// Announces the end: no new streams; those open live on (RFC 9113 §6.8, both steps).
@@ -180,6 +186,8 @@ class HboneSession {
   /// GOAWAY ENHANCE_YOUR_CALM: the peer overdoes it; over() once that has left.
   void calm();
   bool calmed() const { return calmed_; }
+  /// The peer has said GOAWAY ENHANCE_YOUR_CALM: a limit of its own is reached.
+  bool told_to_calm() const { return told_to_calm_; }
   bool draining() const { return draining_; }
   /// Whether the peer has announced an orderly end since the last call.
   bool take_goodbye() { return std::exchange(goodbye_, false); }
@@ -222,6 +230,7 @@ class HboneSession {
   bool draining_ = false;
   bool goodbye_ = false;
   bool calmed_ = false;
+  bool told_to_calm_ = false;
   bool settled_ = false;  // the peer's SETTINGS have come
 };
 

@@ -1,5 +1,7 @@
 #include "proxy/inbound.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <optional>
 #include <utility>
@@ -75,17 +77,17 @@ class Inbound::Delivered final : public Connection, private DialEvents {
     begin(std::move(program));
   }
   void on_dial_failed(const Error& error) override {
-    refuse_with(telemetry::Flag::kConnect, error.message, 503);
+    refuse_with(dial_failed(context_.metrics, error), error.message, 503);
   }
 
   void refuse_with(telemetry::Flag flag, const std::string& reason, int status) {
     record_refusal(flag, reason);
     if (hbone_ != nullptr) {
-      context_
-          .metrics
-          .refused(status == 400 ? telemetry::Refusal::kAuthority
-                                 : telemetry::Refusal::kUnavailable)
-          .add();
+      const telemetry::Refusal cause = flag == telemetry::Flag::kOverload
+                                           ? telemetry::Refusal::kLimit
+                                       : status == 400 ? telemetry::Refusal::kAuthority
+                                                       : telemetry::Refusal::kUnavailable;
+      context_.metrics.refused(cause).add();
       hbone_->respond(status);
     } else {
       stream_->reset();
@@ -95,11 +97,14 @@ class Inbound::Delivered final : public Connection, private DialEvents {
   HboneStream* hbone_;  // stream_'s object, or null
 };
 
-Inbound::Inbound(ProxyContext& context)
-    : context_(context),
-      connections_(context.executor) {}
+Inbound::Inbound(ProxyContext& context) : context_(context), connections_(context.executor) {}
 
 Inbound::~Inbound() {
+  for (const auto& [tunnel, owned] : open_) {
+    if (owned.counted) {
+      context_.load.remove_tunnel(tunnel->peer_address().ip);
+    }
+  }
   context_.metrics.tunnels_open(telemetry::Direction::kInbound)
       .add(-static_cast<std::int64_t>(open_.size()));
 }
@@ -119,7 +124,10 @@ void Inbound::accept_plaintext(std::unique_ptr<Stream> stream, std::uint16_t spa
   // TPROXY leaves the destination in place and no translation to ask about.
   const auto original =
       local.port == kPlaintextPort ? stream->original_destination() : std::nullopt;
-  const InboundPlan plan = plan_plaintext(*context_.snapshot, space, local, original);
+  InboundPlan plan = plan_plaintext(*context_.snapshot, space, local, original);
+  if (const auto why = context_.load.refusal(context_.metrics, true); !why.empty()) {
+    plan.step = Refuse{telemetry::Flag::kOverload, std::string(why)};
+  }
   Delivered& started =
       connections_.add(std::make_unique<Delivered>(*this, std::move(stream), nullptr, source));
   started.describe_caller(nullptr);
@@ -127,7 +135,26 @@ void Inbound::accept_plaintext(std::unique_ptr<Stream> stream, std::uint16_t spa
   started.start(plan, {space, original ? source.ip : local.ip}, {});
 }
 
+bool Inbound::turned_away(Stream& stream) {
+  const auto why = context_.load.refusal(context_.metrics, false);
+  if (why.empty()) {
+    return false;
+  }
+  telemetry::Labels labels;
+  labels.reporter = telemetry::Reporter::kDestination;
+  telemetry::Addresses addresses;
+  addresses.source = stream.peer_address();
+  addresses.destination = stream.local_address();
+  context_.metrics.refused(telemetry::Refusal::kLimit).add();
+  context_.telemetry.refused(labels, addresses, telemetry::Flag::kOverload, std::string(why));
+  stream.reset();
+  return true;
+}
+
 void Inbound::accept_tunnel(std::unique_ptr<Stream> stream, std::uint16_t space) {
+  if (turned_away(*stream)) {
+    return;
+  }
   auto tunnel = std::make_unique<Tunnel>(context_, Role::kServer, static_cast<TunnelOwner*>(this));
   const snapshot::Arrival arrival{space, stream->local_address().ip};
   auto session = tls::Session::server(
@@ -161,13 +188,22 @@ void Inbound::accept_tunnel(std::unique_ptr<Stream> stream, std::uint16_t space)
 }
 
 void Inbound::on_tunnel_ready(Tunnel& tunnel) {
-  shaking_.erase(std::exchange(open_.at(&tunnel).shaking, shaking_.end()));
+  Open& open = open_.at(&tunnel);
+  shaking_.erase(std::exchange(open.shaking, shaking_.end()));
+  // Not before: a stranger who shares the peer's address has no certificate, and uses up nothing.
+  const std::uint32_t most = context_.limits.max_tunnels_per_peer;
+  open.counted = context_.load.add_tunnel(tunnel.peer_address().ip, most);
+  if (!open.counted) {
+    tunnel.calm(telemetry::Limit::kTunnelsPerPeer,
+                fmt::format("more than {} tunnels; see proxy.maxTunnelsPerPeer", most));
+  }
 }
 
 void Inbound::shed_oldest_handshake() {
   Tunnel& oldest = *shaking_.front();
   if (!oldest.refused()) {
     context_.reports.handshakes_used_up();
+    context_.metrics.hit(telemetry::Limit::kHandshakes).add();
     record_refusal(oldest, telemetry::Refusal::kLimit, telemetry::Flag::kOverload,
                    "too many unfinished handshakes: this one gave way to a new one");
     shaking_.erase(std::exchange(open_.at(&oldest).shaking, shaking_.end()));
@@ -183,6 +219,9 @@ void Inbound::on_tunnel_gone(Tunnel& tunnel, bool handshake, const std::string& 
     context_.reports.peer_refused(tunnel.peer_address().ip, telemetry::Flag::kTlsFailure, error);
     record_refusal(tunnel, telemetry::Refusal::kTls, telemetry::Flag::kTlsFailure, error);
   }
+  if (found->second.counted) {
+    context_.load.remove_tunnel(tunnel.peer_address().ip);
+  }
   context_.metrics.tunnels_open(telemetry::Direction::kInbound).add(-1);
   context_.executor.retire(std::move(found->second.tunnel));
   open_.erase(found);
@@ -193,7 +232,10 @@ void Inbound::on_connect(Tunnel& tunnel, std::unique_ptr<HboneStream> stream,
   const snapshot::Arrival arrival{open_.at(&tunnel).space, tunnel.local_address().ip};
   InboundPlan plan = plan_tunnelled(*context_.snapshot, arrival, request.authority,
                                     tunnel.session().presented()->identity());
-  if (context_.network.full()) {
+  if (const auto why = context_.load.refusal(context_.metrics, true); !why.empty()) {
+    plan.step = Refuse{telemetry::Flag::kOverload, std::string(why)};
+  } else if (context_.network.full()) {
+    context_.metrics.hit(telemetry::Limit::kDescriptors).add();
     plan.step = Refuse{telemetry::Flag::kOverload, "no descriptor is left for this connection"};
   }
   HboneStream* hbone = stream.get();

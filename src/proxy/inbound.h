@@ -24,6 +24,7 @@ class Inbound final : private TunnelOwner {
   std::size_t active() const { return connections_.size(); }
   /// A tunnel has begun to end and is not over.
   bool ending() const;
+  ConnectionSet& connections() { return connections_; }
   /// GOAWAY on every tunnel; they go when their last stream does.
   void drain();
   /// The same for those that came in in the network namespace of `space`.
@@ -56,9 +57,11 @@ class Inbound final : private TunnelOwner {
     std::unique_ptr<Tunnel> tunnel;
     std::list<Tunnel*>::iterator shaking;  // end() once the handshake is done
     std::uint16_t space = 0;
+    bool counted = false;  // in Load's tunnels of this peer
   };
   void drain_tunnels(const std::function<bool(const Open&)>& which);
   void shed_oldest_handshake();
+  bool turned_away(Stream& stream);
   void record_refusal(const Tunnel& tunnel, telemetry::Refusal reason, telemetry::Flag flag,
                       const std::string& error);
 

@@ -64,11 +64,11 @@ class Outbound::Captured final : public Connection, private DialEvents, private 
     labels_.security = telemetry::Security::kMutualTls;
     addresses_.hbone = endpoint.tunnel;
     PoolKey key{caller_->credential, endpoint.identity, endpoint.tunnel, source(), caller_->space};
-    request_ = pool_.connect(
-        key,
-        make_connect(endpoint.address, addresses_.source, caller_->party, labels_.service,
-                     context_.random.next(), context_.random.next()),
-        this);
+    request_ =
+        pool_.connect(key,
+                      make_connect(endpoint.address, addresses_.source, caller_->party,
+                                   labels_.service, context_.random.next(), context_.random.next()),
+                      this);
   }
 
   /// The address the program's own socket had, so that a host with several keeps using it. Behind a
@@ -106,7 +106,7 @@ class Outbound::Captured final : public Connection, private DialEvents, private 
 
   void on_connected(std::unique_ptr<Stream> stream) override { begin(std::move(stream)); }
   void on_dial_failed(const Error& error) override {
-    refuse_with(telemetry::Flag::kConnect, error.message);
+    refuse_with(dial_failed(context_.metrics, error), error.message);
   }
   void on_tunnelled(std::unique_ptr<HboneStream> stream) override { begin(std::move(stream)); }
   void on_tunnel_refused(telemetry::Flag flag, const Error& error) override {
@@ -159,9 +159,15 @@ void Outbound::accept(std::unique_ptr<Stream> stream, std::uint16_t space) {
     }
     turn = turns_[route->id]++;
   }
+  OutboundPlan plan = plan_outbound(*context_.snapshot, facts, turn);
+  const auto* target = std::get_if<GoTo>(&plan.step);
+  const bool tunnelled =
+      target != nullptr && target->endpoint.via == snapshot::Endpoint::Via::kTunnel;
+  if (const auto why = context_.load.refusal(context_.metrics, !tunnelled); !why.empty()) {
+    plan.step = Refuse{telemetry::Flag::kOverload, std::string(why)};
+  }
   connections_
-      .add(std::make_unique<Captured>(*this, std::move(stream),
-                                      plan_outbound(*context_.snapshot, facts, turn),
+      .add(std::make_unique<Captured>(*this, std::move(stream), std::move(plan),
                                       facts.original.value_or(facts.accepted_on)))
       .start();
 }

@@ -19,6 +19,7 @@ class Outbound final {
   /// Must not outlive this.
   std::unique_ptr<AcceptEvents> accepting(std::uint16_t space);
   std::size_t active() const { return connections_.size(); }
+  ConnectionSet& connections() { return connections_; }
 
  private:
   class Captured;

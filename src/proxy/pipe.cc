@@ -26,6 +26,11 @@ void Pipe::start() {
   }
 }
 
+std::size_t Pipe::buffered() const {
+  return caller_.stream_->queued() + caller_.stream_->unread() + callee_.stream_->queued() +
+         callee_.stream_->unread();
+}
+
 void Pipe::abort() {
   if (done_) {
     return;

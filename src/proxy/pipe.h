@@ -33,6 +33,8 @@ class Pipe {
   void start();
   /// Resets both sides; no further events.
   void abort();
+  /// Octets that this connection keeps in memory, both ways.
+  std::size_t buffered() const;
 
  private:
   class Side final : public StreamEvents {

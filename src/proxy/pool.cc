@@ -37,10 +37,11 @@ class Pool::Opening final : public Retirable, private DialEvents {
             ? fmt::format("most likely a firewall does not admit port {}", key.to.port)
             : fmt::format("is the far agent running, and does a firewall block port {}?",
                           key.to.port);
+    const telemetry::Flag flag = dial_failed(pool.context_.metrics, error);
     pool.open_failed(
-        key, telemetry::Flag::kConnect,
+        key, flag,
         {error.code, fmt::format("no tunnel to {}: {}; {}", key.to.text(), error.message, cause)},
-        true);
+        flag == telemetry::Flag::kConnect);
   }
 
   Pool& pool_;
@@ -72,7 +73,8 @@ void PoolRequest::on_connect_refused(int status, bool unprocessed, const Error& 
     return;
   }
   pool_ = nullptr;
-  const telemetry::Flag flag = status == 401 ? telemetry::Flag::kDeny
+  const telemetry::Flag flag = status == 401                     ? telemetry::Flag::kDeny
+                               : error.code == ErrorCode::kLimit ? telemetry::Flag::kOverload
                                : status == 0 ? telemetry::Flag::kH2HandshakeFailure
                                              : telemetry::Flag::kConnect;
   events_->on_tunnel_refused(flag, error);
@@ -93,6 +95,7 @@ void PoolRequest::give_up() {
     return;  // answered
   }
   Pool& pool = *std::exchange(pool_, nullptr);
+  pool.context_.metrics.hit(telemetry::Limit::kAnswerTimeout).add();
   pool.withdraw(*this);
   stream_.reset();  // now: a tunnel that ends in this very turn must not find it
   const auto entry = pool.entries_.find(*key_);
@@ -152,7 +155,18 @@ void Pool::serve(const PoolKey& key) {
   const std::size_t coming = entry.openings.size() + static_cast<std::size_t>(opening);
   const bool knocks = entry.knock && entry.knock->running();
   if (!knocks && entry.waiting.size() > coming * kMaxStreamsOut) {
-    open_tunnel(found->first, entry);
+    const auto lasting = std::count_if(entry.tunnels.begin(), entry.tunnels.end(),
+                                       [](const auto& tunnel) { return !tunnel->ending(); });
+    if (entry.openings.size() + static_cast<std::size_t>(lasting) < kMaxTunnelsPerKey) {
+      open_tunnel(found->first, entry);
+    } else if (coming == 0) {
+      const std::string reason =
+          fmt::format("all {} tunnels to {} are full", kMaxTunnelsPerKey, key.to.text());
+      context_.metrics.hit(telemetry::Limit::kTunnelsPerDestination).add();
+      context_.reports.limit_reached(key.to.ip, reason);
+      refuse_waiting(key, telemetry::Flag::kOverload, {ErrorCode::kLimit, reason});
+      return;
+    }
   }
   drop_if_empty(key);
 }
@@ -204,6 +218,11 @@ void Pool::open_failed(const PoolKey& key, telemetry::Flag flag, const Error& er
     return;
   }
   context_.reports.tunnel_failed(key.to, error.message);
+  refuse_waiting(key, flag, error);
+}
+
+void Pool::refuse_waiting(const PoolKey& key, telemetry::Flag flag, const Error& error) {
+  const auto found = entries_.find(key);
   if (found == entries_.end()) {
     return;
   }
@@ -260,12 +279,16 @@ void Pool::on_tunnel_gone(Tunnel& tunnel, bool handshake, const std::string& err
   entry.tunnels.erase(at);
   // A server that refuses our certificate says so after our end of the handshake (RFC 8446 §4.4.2),
   // and one that ends a tunnel unused would do so with the next: trying on would never end.
-  if (handshake || (!tunnel.was_of_use() && !(error.empty() && entry.waiting.empty()))) {
-    open_failed(
-        key, telemetry::Flag::kTlsFailure,
-        {ErrorCode::kTls, fmt::format("no tunnel to {}: {}", key.to.text(),
-                                      error.empty() ? "the far agent ended it at once" : error)},
-        handshake && tunnel.lost());
+  if (tunnel.told_to_calm() || handshake ||
+      (!tunnel.was_of_use() && !(error.empty() && entry.waiting.empty()))) {
+    const bool limit = tunnel.told_to_calm();
+    const std::string why = limit           ? "a limit there is reached (ENHANCE_YOUR_CALM)"
+                            : error.empty() ? "the far agent ended it at once"
+                                            : error;
+    open_failed(key, limit ? telemetry::Flag::kOverload : telemetry::Flag::kTlsFailure,
+                {limit ? ErrorCode::kLimit : ErrorCode::kTls,
+                 fmt::format("no tunnel to {}: {}", key.to.text(), why)},
+                !limit && handshake && tunnel.lost());
     return;
   }
   serve_soon(key);

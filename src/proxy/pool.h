@@ -34,6 +34,11 @@ class PoolEvents {
 
 class Pool;
 
+/// Tunnels with one key that take new streams, or will: more connections between two workloads than
+/// a source address has ports for. A far agent that takes few streams a tunnel must not make us
+/// open them without end.
+inline constexpr std::size_t kMaxTunnelsPerKey = 256;
+
 /// Added to connectTimeout, the far agent's time to reach its program: from the wish to the answer.
 inline constexpr Duration kAnswerSlack = std::chrono::seconds(5);
 
@@ -103,6 +108,7 @@ class Pool final : private TunnelOwner {
   void opened(Opening& opening, std::unique_ptr<Stream> stream);
   /// `nobody_there`: no decision of the far agent's.
   void open_failed(const PoolKey& key, telemetry::Flag flag, const Error& error, bool nobody_there);
+  void refuse_waiting(const PoolKey& key, telemetry::Flag flag, const Error& error);
   void note_goodbye(const SocketAddress& to);
   bool may_come_back(const SocketAddress& to) const;
   void withdraw(PoolRequest& request);

@@ -56,6 +56,13 @@ void ProxyLoop::swap(std::shared_ptr<const snapshot::Snapshot> snapshot) {
   context_.limits = context_.snapshot->limits;
 }
 
+void ProxyLoop::relieve(std::size_t octets) {
+  // Of what is carried for others' programs and for ours alike, each the half.
+  const std::size_t cut =
+      inbound_.connections().relieve(octets / 2) + outbound_.connections().relieve(octets / 2);
+  context_.metrics.hit(telemetry::Limit::kMemory).add(cut);
+}
+
 void ProxyLoop::drain() {
   draining_ = true;
   accepting_.clear();

@@ -35,6 +35,8 @@ class ProxyLoop {
   void swap(std::shared_ptr<const snapshot::Snapshot> snapshot);
   /// No new connections, GOAWAY on every tunnel; idle() when the last connection has ended.
   void drain();
+  /// Cuts connections that keep much in memory, until about `octets` are free.
+  void relieve(std::size_t octets);
   bool idle() const;
 
  private:

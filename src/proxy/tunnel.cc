@@ -49,6 +49,7 @@ void Tunnel::on_data(MutableBytes data) {
   }
   last_heard_ = context_.clock.now();
   if (expired()) {
+    context_.metrics.hit(telemetry::Limit::kCertificateEnd).add();
     announce();  // the clock was set: the timer does not know yet
   }
   tls_->feed(data);
@@ -224,8 +225,14 @@ void Tunnel::on_malformed(const std::string& reason) {
   owner_->on_refused(*this, telemetry::Flag::kH2HandshakeFailure, reason);
 }
 
-void Tunnel::on_excess(const std::string& limit) {
-  owner_->on_refused(*this, telemetry::Flag::kOverload, limit);
+void Tunnel::on_excess(telemetry::Limit limit, const std::string& reason) {
+  context_.metrics.hit(limit).add();
+  owner_->on_refused(*this, telemetry::Flag::kOverload, reason);
+}
+
+void Tunnel::calm(telemetry::Limit limit, const std::string& reason) {
+  hbone_.calm();
+  on_excess(limit, reason);
 }
 
 void Tunnel::on_ping_answered() { pinging_ = false; }
@@ -236,8 +243,8 @@ void Tunnel::on_reset_counted() {
   resets_since_ = now;
   resets_left_ = std::min<double>(kResetBurst, resets_left_ + seconds * kResetsPerSecond) - 1;
   if (resets_left_ < 0 && !hbone_.calmed()) {
-    hbone_.calm();
-    on_excess("streams reset on one tunnel: more than 1,000 at once or 33 a second");
+    calm(telemetry::Limit::kResets,
+         "streams reset on one tunnel: more than 1,000 at once or 33 a second");
   }
 }
 
@@ -304,6 +311,7 @@ void Tunnel::on_timer() {
   }
   if (!ready_) {
     lost_ = true;
+    context_.metrics.hit(telemetry::Limit::kHandshakeTimeout).add();
     fail_with(
         "the TLS handshake took longer than 5 s; a firewall or a program that does not "
         "speak TLS may hold the port");
@@ -314,12 +322,17 @@ void Tunnel::on_timer() {
     return;
   }
   if (closing_) {
-    gone(stream_->queued() > 0 ? "the far agent has not read for 20 s" : "");
+    const bool unread = stream_->queued() > 0;
+    if (unread) {
+      context_.metrics.hit(telemetry::Limit::kPingTimeout).add();
+    }
+    gone(unread ? "the far agent has not read for 20 s" : "");
     return;
   }
   const Instant now = context_.clock.now();
   // On a slow line the ping waits behind what was sent before: whoever is heard lives.
   if (pinging_ && now >= std::max(ping_sent_, last_heard_) + kPongWithin) {
+    context_.metrics.hit(telemetry::Limit::kPingTimeout).add();
     fail_with("the far agent did not answer a ping within 20 s");
     return;
   }
@@ -334,6 +347,9 @@ void Tunnel::on_timer() {
   }
   if (!announced_ &&
       (expired() || (idle && now >= idle_since_ + context_.limits.idle_tunnel_timeout))) {
+    context_.metrics
+        .hit(expired() ? telemetry::Limit::kCertificateEnd : telemetry::Limit::kIdleTunnel)
+        .add();
     announce();
   }
   if (!pinging_ && now >= last_heard_ + kPingAfter) {

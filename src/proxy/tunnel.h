@@ -62,8 +62,10 @@ class Tunnel final : public Retirable,
     used_ = true;
     return hbone_.connect(request, events);
   }
-  /// How many streams the far agent takes is not known yet: to be waited for.
-  bool opening() const { return !ended_ && !hbone_.settled() && !hbone_.draining(); }
+  /// How many streams the far agent takes is not known yet, or none for now: to be waited for.
+  bool opening() const {
+    return !ended_ && !hbone_.draining() && (!hbone_.settled() || hbone_.takes_none());
+  }
   /// Whether the far agent has said since the last call that it ends this tunnel, or stops.
   bool take_goodbye() { return hbone_.take_goodbye(); }
   /// Cut, or silent: not ended by anybody's decision.
@@ -79,6 +81,10 @@ class Tunnel final : public Retirable,
   bool refused() const { return lingering_; }
   /// Ends it at once, in the middle of its handshake.
   void shed() { gone(linger_reason_); }
+  /// GOAWAY ENHANCE_YOUR_CALM: the peer has reached `limit`.
+  void calm(telemetry::Limit limit, const std::string& reason);
+  /// The far agent has said the same.
+  bool told_to_calm() const { return hbone_.told_to_calm(); }
   /// GOAWAY now, or as soon as the handshake is done; over once the last stream is.
   void drain();
   /// Its end has begun, and something is left to say or to be heard.
@@ -102,7 +108,7 @@ class Tunnel final : public Retirable,
   void on_output_done() override;
   void on_connect(std::unique_ptr<HboneStream> stream, ConnectRequest request) override;
   void on_malformed(const std::string& reason) override;
-  void on_excess(const std::string& limit) override;
+  void on_excess(telemetry::Limit limit, const std::string& reason) override;
   void on_ping_answered() override;
   void on_reset_counted() override;
   void on_streams_changed() override;

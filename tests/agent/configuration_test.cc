@@ -77,6 +77,23 @@ TEST_CASE("a file of exactly the limit is read, a byte more is refused by name")
   CHECK(configuration.set().rejected()[0].origin.file == "/c/a.yaml");
 }
 
+TEST_CASE("more files than the limit leave in force what was") {
+  test::FakeStorage storage;
+  for (std::size_t i = 0; i < Configuration::kMaxFiles; ++i) {
+    storage.put("/c/" + std::to_string(i) + ".yaml", "");
+  }
+  storage.put("/c/0.yaml", entry("a", "10.0.0.1"));
+  Configuration configuration(storage, "/c", "/s");
+  CHECK(configuration.refresh());
+  CHECK(configuration.problem().empty());
+  CHECK(configuration.set().accepted().size() == 1);
+  storage.put("/c/more.yaml", entry("b", "10.0.0.2"));
+  storage.put("/c/0.yaml", entry("a", "10.0.0.3"));
+  configuration.refresh();
+  CHECK_FALSE(configuration.problem().empty());
+  CHECK(names(configuration) == std::vector<std::string>{"a"});
+}
+
 TEST_CASE("a directory that cannot be read at a start leaves what was last good in force") {
   test::FakeStorage storage;
   storage.put("/c/a.yaml", entry("a", "10.0.0.1"));

@@ -74,6 +74,64 @@ def test_every_metric_is_listed_and_exists():
     assert listed <= made, f"not in src/telemetry: {listed - made}"
 
 
+UNITS = {"s": 1, "min": 60, "KiB": 1 << 10, "MiB": 1 << 20, "octets": 1}
+LIMITS = ("limit", "value", "source", "configurable", "test", "metric", "seen")
+
+
+def limits() -> list:
+    """The rows of docs/limits.md, each a dictionary by column."""
+    rows = []
+    for line in (ROOT / "docs" / "limits.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("|") and len(cells) == len(LIMITS) and cells[0] not in ("limit", "---"):
+            rows.append(dict(zip(LIMITS, cells)))
+    return rows
+
+
+def constant(file: str, name: str) -> int:
+    """The value that a source gives to a name, times in seconds; plain arithmetic only."""
+    found = re.search(rf"\b{name}(?: = |{{)([^;]+?)}}?;", (ROOT / "src" / file).read_text())
+    assert found, f"{file} has no {name}"
+    text = re.sub(r"std::chrono::seconds\((\d+)\)", r"\1", found.group(1))
+    text = re.sub(r"std::chrono::minutes\((\d+)\)", r"(\1*60)", text)
+    text = re.sub(r"std::size_t{(\d+)}", r"\1", text).replace("'", "")
+    text = re.sub(r"(\d)U\b", r"\1", text)
+    assert re.fullmatch(r"[\d\s*+<()-]+", text), f"{file} {name}: {text}"
+    return eval(text)  # digits and operators only, as just checked
+
+
+def test_every_limit_is_what_the_sources_say():
+    rows = limits()
+    assert len(rows) > 40
+    for row in rows:
+        source = re.fullmatch(r"`([^`]+)`(?: `(\w+)`)?", row["source"])
+        if not source:
+            assert row["source"] == "", row
+            continue
+        assert (ROOT / "src" / source.group(1)).exists(), row
+        if source.group(2):
+            number, unit = re.match(r"([\d,]+)(?: ([A-Za-z]+))?", row["value"]).groups()
+            told = int(number.replace(",", "")) * UNITS.get(unit, 1)
+            assert told == constant(*source.groups()), row
+
+
+def test_every_limit_has_its_test_and_its_metric():
+    tests = sources("tests/*/*.cc", "tests/netns/*.py")
+    page = (ROOT / "docs" / "operations.md").read_text()
+    counted = set(re.findall(r'"([a-z-]+)"', re.search(
+        r"kLimitNames = {(.*?)}", sources("src/telemetry/agent_metrics.cc"), re.S).group(1)))
+    named = set()
+    for row in limits():
+        test = row["test"].strip("`")
+        assert f'TEST_CASE("{test}"' in tests or f"def {test}(" in tests, row
+        metric = row["metric"].strip("`")
+        assert metric in counted or f"`{metric}" in page or metric.startswith("none: "), row
+        named.add(metric)
+        if option := re.search(r"`(proxy\.\w+)`", row["configurable"]):
+            assert f"| {option.group()} |" in page, row
+    assert counted <= named, f"not in docs/limits.md: {counted - named}"
+
+
 def test_every_link_leads_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):

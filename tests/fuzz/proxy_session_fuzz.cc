@@ -37,7 +37,7 @@ struct Peer final : HboneEvents, StreamEvents, ConnectEvents {
   void on_output_waiting() override {}
   void on_output_done() override {}
   void on_malformed(const std::string&) override {}
-  void on_excess(const std::string&) override {}
+  void on_excess(telemetry::Limit, const std::string&) override {}
   void on_ping_answered() override {}
   void on_reset_counted() override {}
   void on_streams_changed() override {}

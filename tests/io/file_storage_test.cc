@@ -88,6 +88,10 @@ TEST_CASE("a file whose size the kernel does not tell is read, and bounded all t
   const auto all = storage.read("/proc/self/mounts", 1 << 20);
   REQUIRE(all);
   CHECK_FALSE(all->empty());
+  // The kernel gives a sysctl whole to the first read, and nothing to a second.
+  const auto sysctl = storage.read("/proc/sys/kernel/ostype", 100);
+  REQUIRE(sysctl);
+  CHECK(*sysctl == "Linux\n");
   const auto bounded = storage.read("/proc/self/mounts", 10);
   REQUIRE_FALSE(bounded);
   CHECK(bounded.error().code == ErrorCode::kLimit);

@@ -439,6 +439,46 @@ TEST_CASE("a live connection's 4-tuple is known to be in use, any other is not")
   CHECK_FALSE(ports.in_use(other, joined.listening.address));
 }
 
+TEST_CASE("a source address whose ports are all in use is a limit, and says so") {
+  io::Loop loop;
+  const Listening listening;
+  // One of 30,720 shares is one port.
+  io::NetworkOptions one_port;
+  one_port.share = 30'711;
+  one_port.shares = 30'720;
+  io::UvNetwork network(loop, one_port);
+  struct Dialled final : DialEvents {
+    explicit Dialled(io::Loop& of) : loop(of) {}
+    void on_connected(std::unique_ptr<Stream> got) override {
+      stream = std::move(got);
+      loop.stop();
+    }
+    void on_dial_failed(const Error& why) override {
+      error = why;
+      loop.stop();
+    }
+    io::Loop& loop;
+    std::unique_ptr<Stream> stream;
+    std::optional<Error> error;
+  } first(loop), second(loop);
+  DialOptions options;
+  options.to = listening.address;
+  options.source = IpAddress::v4({127, 0, 0, 2});
+  options.transparent = true;
+  const auto one = network.dial(options, &first);
+  loop.run();
+  if (first.error && first.error->code == ErrorCode::kPermission) {
+    WARN("SKIPPED: needs root, for a transparent socket");
+    return;
+  }
+  REQUIRE(first.stream);
+  const auto another = network.dial(options, &second);
+  loop.run();
+  REQUIRE(second.error);
+  CHECK(second.error->code == ErrorCode::kLimit);
+  CHECK(second.error->message.find("no source port is free") != std::string::npos);
+}
+
 TEST_CASE("the host's addresses are neither loopback nor link-local") {
   const auto addresses = io::host_addresses();
   REQUIRE(addresses);

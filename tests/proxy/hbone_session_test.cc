@@ -53,6 +53,7 @@ struct End final : HboneEvents {
   bool pong = false;
   std::vector<std::string> malformed;
   std::vector<std::string> excesses;
+  std::vector<telemetry::Limit> limits;
   std::vector<std::unique_ptr<HboneStream>> accepted;
   std::vector<ConnectRequest> requests;
   Status status;
@@ -71,7 +72,10 @@ struct End final : HboneEvents {
     requests.push_back(std::move(request));
   }
   void on_malformed(const std::string& reason) override { malformed.push_back(reason); }
-  void on_excess(const std::string& limit) override { excesses.push_back(limit); }
+  void on_excess(telemetry::Limit limit, const std::string& reason) override {
+    limits.push_back(limit);
+    excesses.push_back(reason);
+  }
   void on_ping_answered() override { pong = true; }
   int resets = 0;
   void on_reset_counted() override { ++resets; }
@@ -420,7 +424,10 @@ TEST_CASE("an interim answer is waited out") {
   auto stream = pair.client.session.connect(request_to("10.0.0.2:80"), &answer);
   pair.settle();
   // HEADERS with END_HEADERS of stream 1: ":status: 103" as a literal, then the static table's 200.
-  pair.client.take(std::string("\0\0\5\1\4\0\0\0\1\x08\x03" "103", 14));
+  pair.client.take(
+      std::string("\0\0\5\1\4\0\0\0\1\x08\x03"
+                  "103",
+                  14));
   CHECK_FALSE(answer.accepted);
   CHECK(answer.status == -1);
   pair.client.take(std::string("\0\0\1\1\4\0\0\0\1\x88", 10));
@@ -474,8 +481,7 @@ TEST_CASE("a peer that opens more streams than it was told is calmed") {
   pair.settle();
   for (std::uint32_t i = 0; i < kMaxStreamsIn; ++i) {
     answers.push_back(std::make_unique<Answer>());
-    streams.push_back(
-        pair.client.session.connect(request_to("10.0.0.2:80"), answers.back().get()));
+    streams.push_back(pair.client.session.connect(request_to("10.0.0.2:80"), answers.back().get()));
   }
   pair.settle();
   REQUIRE(pair.server.accepted.size() == kMaxStreamsIn);
@@ -485,6 +491,7 @@ TEST_CASE("a peer that opens more streams than it was told is calmed") {
   pair.server.session.pump();
   CHECK(pair.server.accepted.size() == kMaxStreamsIn);
   CHECK(pair.server.excesses == std::vector<std::string>{"more than 200 streams at once"});
+  CHECK(pair.server.limits == std::vector<telemetry::Limit>{telemetry::Limit::kStreams});
   CHECK(pair.server.malformed.empty());
   CHECK(pair.server.session.over());
   const std::string calm("\0\0\0\x0b", 4);
@@ -498,8 +505,7 @@ TEST_CASE("a malformed request costs nobody else anything, also as the last one 
   pair.settle();
   for (std::uint32_t i = 0; i + 1 < kMaxStreamsIn; ++i) {
     answers.push_back(std::make_unique<Answer>());
-    streams.push_back(
-        pair.client.session.connect(request_to("10.0.0.2:80"), answers.back().get()));
+    streams.push_back(pair.client.session.connect(request_to("10.0.0.2:80"), answers.back().get()));
   }
   pair.settle();
   // HEADERS of stream 399: ":method: CONNECT" and ":path: /".
@@ -525,6 +531,7 @@ TEST_CASE("a header list that a few octets blow up is not read to its end") {
   pair.server.session.pump();
   CHECK(pair.server.excesses == std::vector<std::string>{"a header list of more than 16 KiB"});
   CHECK(pair.server.accepted.empty());
+  CHECK(pair.server.limits == std::vector<telemetry::Limit>{telemetry::Limit::kHeaderList});
   CHECK(pair.server.session.calmed());
   CHECK(pair.server.session.over());
 }
@@ -549,6 +556,42 @@ TEST_CASE("a header list over the limit is answered 503, and the next request as
   const auto third = pair.client.session.connect(request_to("10.0.0.2:80"), &next);
   pair.settle();
   CHECK(pair.server.accepted.size() == 2);
+}
+
+TEST_CASE("a frame of 1 MiB is taken, one octet more ends the session as over the limit") {
+  const bool more = GENERATE(false, true);
+  Pair pair;
+  pair.settle();
+  const std::uint32_t size = kMaxFrame + (more ? 1 : 0);
+  // Of a type that nobody knows, which is ignored.
+  std::string frame("\0\0\0\xf0\0\0\0\0\0", 9);
+  for (int i = 0; i < 3; ++i) {
+    frame[static_cast<std::size_t>(i)] = static_cast<char>(size >> (16 - 8 * i));
+  }
+  pair.server.take(frame + std::string(size, 'x'));
+  pair.server.session.pump();
+  CHECK(pair.server.session.over() == more);
+  CHECK(pair.server.limits ==
+        std::vector<telemetry::Limit>(more ? 1 : 0, telemetry::Limit::kFrame));
+}
+
+TEST_CASE("data of a whole stream window is taken, one octet more resets or ends for the limit") {
+  const bool more = GENERATE(false, true);
+  Pair pair;
+  Joined joined(pair);
+  joined.far->stop_reading();
+  std::string frame("\0\x40\0\0\0\0\0\0\1", 9);
+  frame += std::string(16'384, 'd');
+  for (std::uint32_t sent = 0; sent < kStreamWindow; sent += 16'384) {
+    pair.server.take(frame);
+  }
+  if (more) {
+    pair.server.take(std::string("\0\0\1\0\0\0\0\0\1x", 10));
+  }
+  pair.server.session.pump();
+  CHECK(joined.far->unread() == kStreamWindow + (more ? 1 : 0));
+  CHECK(pair.server.limits ==
+        std::vector<telemetry::Limit>(more ? 1 : 0, telemetry::Limit::kWindow));
 }
 
 TEST_CASE("resets are counted where they are sent and where they arrive") {

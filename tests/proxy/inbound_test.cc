@@ -114,6 +114,7 @@ TEST_CASE("a request beyond a limit is logged with its caller and counted") {
   REQUIRE(world.b.refusals().size() == 1);
   CHECK(world.b.refusals()[0].flag == telemetry::Flag::kOverload);
   CHECK(world.b.refusals()[0].error == "a header list of more than 16 KiB");
+  CHECK(world.b.recorders.hits(telemetry::Limit::kHeaderList) == 1);
   CHECK(world.b.refusals()[0].labels.source.principal == kProduct.uri());
   CHECK(world.b.refusals()[0].labels.destination.principal == kReviews.uri());
   CHECK(world.b.recorders.reports.limits.size() == 1);
@@ -143,6 +144,7 @@ TEST_CASE("unfinished handshakes are bounded, and the oldest give way to an hone
   peer.ask("10.0.0.2:9080");
   CHECK(peer.answer.accepted == 1);
   CHECK(world.b.recorders.reports.handshakes == 1);
+  CHECK(world.b.recorders.hits(telemetry::Limit::kHandshakes) == 1);
   REQUIRE(world.b.refusals().size() == 1);
   CHECK(world.b.refusals()[0].flag == telemetry::Flag::kOverload);
   CHECK(refusals(world, telemetry::Refusal::kLimit) == 1);

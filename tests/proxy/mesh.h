@@ -113,11 +113,15 @@ struct Recorders {
   RecordedTelemetry telemetry;
   RecordedReports reports;
   telemetry::AgentMetrics metrics;
+  Load load;
   SeededRandom random{1};
+
+  std::uint64_t hits(telemetry::Limit limit) { return metrics.hit(limit).value(); }
 
   ProxyContext context(FakeLoop& loop, FakeNetwork& network,
                        std::shared_ptr<const snapshot::Snapshot> snapshot) {
-    return {loop, loop, network, random, telemetry, reports, metrics, slot_of, std::move(snapshot),
+    return {loop,    loop,    network, random,  telemetry,
+            reports, metrics, load,    slot_of, std::move(snapshot),
             {}};
   }
 };

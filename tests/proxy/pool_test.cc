@@ -529,4 +529,30 @@ TEST_CASE("a far agent that never answers is given up after 15 s") {
   CHECK(asker.refused == 1);
   CHECK(asker.flag == telemetry::Flag::kConnect);
   CHECK(asker.error.find("15s") != std::string::npos);
+  CHECK(mesh.near.hits(telemetry::Limit::kAnswerTimeout) == 1);
+}
+
+TEST_CASE("tunnels with one key are bounded, and what finds all of them full is refused") {
+  Mesh mesh;
+  // Whole tunnels at a time: the streams, not their number at once, are what is tested.
+  for (std::size_t tunnel = 0; tunnel < kMaxTunnelsPerKey; ++tunnel) {
+    for (std::uint32_t i = 0; i < kMaxStreamsOut; ++i) {
+      mesh.ask();
+    }
+    mesh.loop.run();
+  }
+  CHECK(mesh.opened() == kMaxTunnelsPerKey);
+  CHECK(mesh.askers.back()->tunnelled == 1);
+  const Asker& beyond = mesh.ask();
+  mesh.loop.run();
+  CHECK(beyond.refused == 1);
+  CHECK(beyond.flag == telemetry::Flag::kOverload);
+  CHECK(beyond.error == "all 256 tunnels to 10.0.0.2:15008 are full");
+  CHECK(mesh.opened() == kMaxTunnelsPerKey);
+  CHECK(mesh.near.hits(telemetry::Limit::kTunnelsPerDestination) == 1);
+  CHECK(mesh.near.reports.limits.size() == 1);
+  mesh.askers.front().reset();
+  const Asker& next = mesh.ask();
+  mesh.loop.run();
+  CHECK(next.tunnelled == 1);
 }

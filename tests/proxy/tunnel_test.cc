@@ -197,4 +197,5 @@ TEST_CASE("a peer that resets streams beyond the limit is told to calm down") {
   CHECK(joined.server.gone == 1);
   CHECK(joined.client.gone == 1);
   CHECK(joined.server.excesses.size() == 1);
+  CHECK(joined.recorders.hits(telemetry::Limit::kResets) >= 1);
 }

@@ -1,0 +1,62 @@
+#include "agent/overload.h"
+
+#include <fmt/format.h>
+
+#include <tuple>
+
+namespace meshnode::agent {
+namespace {
+
+std::uint64_t per_cent(std::uint64_t of, unsigned how_much) { return of / 100 * how_much; }
+
+void update(bool& on, const Hysteresis& at, std::uint64_t used, std::uint64_t limit) {
+  on = limit > 0 && used >= per_cent(limit, on ? at.ends : at.begins);
+}
+
+Reports::Condition memory_condition(const LoadReading& now) {
+  return {"memory",
+          fmt::format("the agent uses {} of the {} MiB it may: new connections are refused, and "
+                      "at the limit those that keep the most are cut",
+                      now.memory_used >> 20U, now.memory_limit >> 20U),
+          "find out who opens so many connections or reads so slowly, or raise the Node's "
+          "proxy.maxMemory",
+          true};
+}
+
+Reports::Condition conntrack_condition(const LoadReading& now, bool shedding) {
+  return {"conntrack",
+          fmt::format("{} of the {} entries of the kernel's connection table are used{}; when it "
+                      "is full, packets are dropped without a word",
+                      now.conntrack_used, now.conntrack_limit,
+                      shedding ? ": connections that need a further one are refused" : ""),
+          "raise net.netfilter.nf_conntrack_max (a captured connection takes two entries), or "
+          "find out with `conntrack -L` who holds so many",
+          true};
+}
+
+}  // namespace
+
+Overload::Verdict Overload::look(const LoadReading& now) {
+  const auto before = std::make_tuple(memory_, conntrack_told_, conntrack_);
+  update(memory_, kShedMemory, now.memory_used, now.memory_limit);
+  update(conntrack_told_, kTellConntrack, now.conntrack_used, now.conntrack_limit);
+  update(conntrack_, kShedConntrack, now.conntrack_used, now.conntrack_limit);
+  conditions_.clear();
+  if (memory_) {
+    conditions_.push_back(memory_condition(now));
+  }
+  if (conntrack_told_) {
+    conditions_.push_back(conntrack_condition(now, conntrack_));
+  }
+  Verdict verdict;
+  verdict.changed = before != std::make_tuple(memory_, conntrack_told_, conntrack_);
+  verdict.shed = memory_      ? proxy::Shed::kMemory
+                 : conntrack_ ? proxy::Shed::kConntrack
+                              : proxy::Shed::kNothing;
+  if (memory_ && now.memory_used >= now.memory_limit) {
+    verdict.cut = now.memory_used - per_cent(now.memory_limit, kCutMemoryTo);
+  }
+  return verdict;
+}
+
+}  // namespace meshnode::agent

@@ -1,0 +1,52 @@
+#pragma once
+/// When a node has too much to do: from what is used of memory and of the kernel's connection table
+/// to what is refused, cut and said. Pure.
+
+#include <cstdint>
+#include <vector>
+
+#include "agent/reports.h"
+#include "proxy/load.h"
+
+namespace meshnode::agent {
+
+/// A limit of 0 is not known, and never reached.
+struct LoadReading {
+  std::uint64_t memory_used = 0;  ///< octets of this process that nothing else shares
+  std::uint64_t memory_limit = 0;
+  std::uint64_t conntrack_used = 0;  ///< entries
+  std::uint64_t conntrack_limit = 0;
+  bool operator==(const LoadReading&) const = default;
+};
+
+/// Per cent of the limit. Between the two of a pair it stays as it was, so that what is shed makes
+/// room before more comes in.
+struct Hysteresis {
+  unsigned begins;
+  unsigned ends;
+};
+inline constexpr Hysteresis kShedMemory{90, 75};
+inline constexpr Hysteresis kTellConntrack{90, 85};
+inline constexpr Hysteresis kShedConntrack{95, 90};
+/// At the limit itself connections are cut that keep much, until this much is used.
+inline constexpr unsigned kCutMemoryTo = 85;
+
+class Overload {
+ public:
+  struct Verdict {
+    proxy::Shed shed = proxy::Shed::kNothing;
+    std::uint64_t cut = 0;  ///< octets to free by cutting connections
+    bool changed = false;   ///< the conditions have begun or ended
+  };
+  Verdict look(const LoadReading& now);
+  /// What holds since the last look: of code limit-reached.
+  const std::vector<Reports::Condition>& conditions() const { return conditions_; }
+
+ private:
+  bool memory_ = false;
+  bool conntrack_told_ = false;
+  bool conntrack_ = false;
+  std::vector<Reports::Condition> conditions_;
+};
+
+}  // namespace meshnode::agent
