@@ -1,6 +1,7 @@
 #pragma once
-/// Looks twice a second at what the process and the kernel's connection table use, and has new work
-/// refused when that is too much. Thread: the control loop's.
+/// Looks at what the process and the kernel's connection table use, twice a second and from half of
+/// a limit on twenty times, and has new work refused when it is too much. Thread: the control
+/// loop's.
 
 #include <meshnode/clock.h>
 #include <meshnode/storage.h>
@@ -20,8 +21,11 @@ LoadReading read_load(const Storage& storage, std::uint64_t max_memory);
 struct LoadEvents {
   /// Node.spec.proxy.maxMemory now.
   std::function<std::uint64_t()> max_memory;
-  /// Memory is nearly used up: give back what is free, and cut connections for `octets` more.
-  std::function<void(std::uint64_t octets)> on_pressure;
+  /// Memory is nearly used up: give back to the system what is free. Only what is used after that
+  /// counts.
+  std::function<void()> give_back;
+  /// Memory is used up: cut connections that keep about so much.
+  std::function<void(std::uint64_t octets)> cut;
   /// overload().conditions() have begun or ended.
   std::function<void()> on_change;
 };
@@ -34,10 +38,12 @@ class LoadWatch {
  private:
   void look();
 
+  Clock& clock_;
   const Storage& storage_;
   proxy::Load& load_;
   LoadEvents events_;
   Overload overload_;
+  Instant next_giving_back_{};
   std::unique_ptr<Timer> timer_;
 };
 

@@ -9,8 +9,8 @@ namespace {
 
 std::uint64_t per_cent(std::uint64_t of, unsigned how_much) { return of / 100 * how_much; }
 
-void update(bool& on, const Hysteresis& at, std::uint64_t used, std::uint64_t limit) {
-  on = limit > 0 && used >= per_cent(limit, on ? at.ends : at.begins);
+bool holds(bool before, const Hysteresis& at, std::uint64_t used, std::uint64_t limit) {
+  return limit > 0 && used >= per_cent(limit, before ? at.ends : at.begins);
 }
 
 Reports::Condition memory_condition(const LoadReading& now) {
@@ -36,11 +36,15 @@ Reports::Condition conntrack_condition(const LoadReading& now, bool shedding) {
 
 }  // namespace
 
+bool Overload::short_of_memory(const LoadReading& now) const {
+  return holds(memory_, kShedMemory, now.memory_used, now.memory_limit);
+}
+
 Overload::Verdict Overload::look(const LoadReading& now) {
   const auto before = std::make_tuple(memory_, conntrack_told_, conntrack_);
-  update(memory_, kShedMemory, now.memory_used, now.memory_limit);
-  update(conntrack_told_, kTellConntrack, now.conntrack_used, now.conntrack_limit);
-  update(conntrack_, kShedConntrack, now.conntrack_used, now.conntrack_limit);
+  memory_ = short_of_memory(now);
+  conntrack_told_ = holds(conntrack_told_, kTellConntrack, now.conntrack_used, now.conntrack_limit);
+  conntrack_ = holds(conntrack_, kShedConntrack, now.conntrack_used, now.conntrack_limit);
   conditions_.clear();
   if (memory_) {
     conditions_.push_back(memory_condition(now));

@@ -39,6 +39,8 @@ class Overload {
     bool changed = false;   ///< the conditions have begun or ended
   };
   Verdict look(const LoadReading& now);
+  /// Whether memory would be shed at the next look().
+  bool short_of_memory(const LoadReading& now) const;
   /// What holds since the last look: of code limit-reached.
   const std::vector<Reports::Condition>& conditions() const { return conditions_; }
 

@@ -316,19 +316,15 @@ void Worker::return_memory() {
 }
 
 void Worker::watch_load() {
-  load_watch_ =
-      std::make_unique<LoadWatch>(loop_, storage_, load_,
-                                  LoadEvents{[this] { return snapshot_->limits.max_memory; },
-                                             [this](std::uint64_t octets) {
-                                               malloc_trim(0);
-                                               if (octets > 0) {
-                                                 proxies_->relieve(octets);
-                                               }
-                                             },
-                                             [this] {
-                                               report_configuration();
-                                               report_capture();
-                                             }});
+  LoadEvents events;
+  events.max_memory = [this] { return snapshot_->limits.max_memory; };
+  events.give_back = [] { malloc_trim(0); };
+  events.cut = [this](std::uint64_t octets) { proxies_->relieve(octets); };
+  events.on_change = [this] {
+    report_configuration();
+    report_capture();
+  };
+  load_watch_ = std::make_unique<LoadWatch>(loop_, storage_, load_, std::move(events));
 }
 
 bool Worker::look_at_host() {

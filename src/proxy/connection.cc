@@ -48,11 +48,13 @@ void Connection::cut(const std::string& why) {
   all_.remove(*this);
 }
 
-std::size_t ConnectionSet::relieve(std::size_t octets) {
+std::size_t ConnectionSet::relieve(std::initializer_list<ConnectionSet*> sets, std::size_t octets) {
   std::vector<std::pair<std::size_t, Connection*>> holders;
-  for (const auto& [connection, owned] : all_) {
-    if (const std::size_t holds = connection->buffered(); holds >= kWorthCutting) {
-      holders.emplace_back(holds, connection);
+  for (const ConnectionSet* set : sets) {
+    for (const auto& [connection, owned] : set->all_) {
+      if (const std::size_t holds = connection->buffered(); holds >= kWorthCutting) {
+        holders.emplace_back(holds, connection);
+      }
     }
   }
   std::sort(holders.begin(), holders.end(), std::greater<>());

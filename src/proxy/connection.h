@@ -2,6 +2,7 @@
 /// A proxied connection: what telemetry calls it, the dial to its far side and the pipe in between.
 /// Base of both directions, and the set a direction keeps its connections in. Thread: one loop.
 
+#include <initializer_list>
 #include <memory>
 #include <string>
 #include <unordered_map>
@@ -49,8 +50,9 @@ class Connection : public Retirable, private PipeEvents {
 class ConnectionSet {
  public:
   explicit ConnectionSet(Executor& executor) : executor_(executor) {}
-  /// Cuts the connections that keep the most in memory, until about `octets` are free; how many.
-  std::size_t relieve(std::size_t octets);
+  /// Cuts those connections of all `sets` that keep the most in memory, until about `octets` are
+  /// free; how many.
+  static std::size_t relieve(std::initializer_list<ConnectionSet*> sets, std::size_t octets);
   std::size_t size() const { return all_.size(); }
   template <class T>
   T& add(std::unique_ptr<T> connection) {

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -129,40 +130,94 @@ TEST_CASE("what is used is the process's own pages and the table's entries") {
   CHECK(read_load(storage, 64 * kMiB).memory_used == 0);
 }
 
-TEST_CASE("the watch sheds, asks for relief, tells of changes, and ends all that by itself") {
+namespace {
+
+struct Watched {
+  Watched() {
+    storage.put(kStatm, statm(10));
+    storage.put(kCount, "0\n");
+    storage.put(kMax, "1000\n");
+    LoadEvents events;
+    events.max_memory = [this] { return limit; };
+    events.give_back = [this] {
+      ++given_back;
+      if (after_giving_back > 0) {
+        storage.put(kStatm, statm(after_giving_back));
+      }
+    };
+    events.cut = [this](std::uint64_t octets) { cuts.push_back(octets); };
+    events.on_change = [this] { ++changes; };
+    watch = std::make_unique<LoadWatch>(loop, storage, load, std::move(events));
+  }
+  void wait(int millis) { loop.advance(std::chrono::milliseconds(millis)); }
+  bool refuses(bool needs_entry) { return !load.refusal(metrics, needs_entry).empty(); }
+
   test::FakeLoop loop;
   test::FakeStorage storage;
-  storage.put(kStatm, statm(10));
-  storage.put(kCount, "0\n");
-  storage.put(kMax, "1000\n");
   proxy::Load load;
   telemetry::AgentMetrics metrics;
-  std::vector<std::uint64_t> pressure;
-  int changes = 0;
   std::uint64_t limit = 100 * kMiB;
-  LoadWatch watch(loop, storage, load,
-                  {[&limit] { return limit; },
-                   [&pressure](std::uint64_t octets) { pressure.push_back(octets); },
-                   [&changes] { ++changes; }});
-  loop.advance(std::chrono::seconds(1));
-  CHECK(changes == 0);
-  storage.put(kStatm, statm(110));
-  loop.advance(std::chrono::milliseconds(500));
-  CHECK(changes == 1);
-  CHECK(pressure == std::vector<std::uint64_t>{25 * kMiB});
-  CHECK_FALSE(load.refusal(metrics, false).empty());
-  CHECK(objects(watch.overload()) == std::vector<std::string>{"memory"});
-  limit = 200 * kMiB;  // a reload
-  loop.advance(std::chrono::milliseconds(500));
-  CHECK(changes == 2);
-  CHECK(load.refusal(metrics, true).empty());
-  storage.put(kCount, "960\n");
-  loop.advance(std::chrono::milliseconds(500));
-  CHECK(load.refusal(metrics, false).empty());
-  CHECK_FALSE(load.refusal(metrics, true).empty());
-  storage.put(kCount, "10\n");
-  loop.advance(std::chrono::milliseconds(500));
-  CHECK(load.refusal(metrics, true).empty());
-  CHECK(pressure.size() == 1);
-  CHECK(changes == 4);
+  std::uint64_t after_giving_back = 0;
+  int given_back = 0;
+  std::vector<std::uint64_t> cuts;
+  int changes = 0;
+  std::unique_ptr<LoadWatch> watch;
+};
+
+}  // namespace
+
+TEST_CASE("the watch sheds, cuts, tells of changes, and ends all that by itself") {
+  Watched node;
+  node.wait(1000);
+  CHECK(node.changes == 0);
+  CHECK(node.given_back == 0);
+  node.storage.put(kStatm, statm(110));
+  node.wait(500);
+  CHECK(node.changes == 1);
+  CHECK(node.cuts == std::vector<std::uint64_t>{25 * kMiB});
+  CHECK(node.refuses(false));
+  CHECK(objects(node.watch->overload()) == std::vector<std::string>{"memory"});
+  node.limit = 400 * kMiB;  // a reload
+  node.wait(50);
+  CHECK(node.changes == 2);
+  CHECK_FALSE(node.refuses(true));
+  node.storage.put(kCount, "960\n");
+  node.wait(500);
+  CHECK_FALSE(node.refuses(false));
+  CHECK(node.refuses(true));
+  node.storage.put(kCount, "10\n");
+  node.wait(50);
+  CHECK_FALSE(node.refuses(true));
+  CHECK(node.cuts.size() == 1);
+  CHECK(node.changes == 4);
+}
+
+TEST_CASE("near a limit the watch looks twenty times a second") {
+  Watched node;
+  node.storage.put(kStatm, statm(50));
+  node.wait(500);
+  node.storage.put(kStatm, statm(95));
+  node.wait(50);
+  CHECK(node.refuses(false));
+}
+
+TEST_CASE("only what is used after free memory was given back is shed or cut for") {
+  Watched node;
+  node.after_giving_back = 60;
+  node.storage.put(kStatm, statm(120));
+  node.wait(500);
+  CHECK(node.given_back == 1);
+  CHECK(node.cuts.empty());
+  CHECK_FALSE(node.refuses(false));
+  node.after_giving_back = 110;
+  node.storage.put(kStatm, statm(120));
+  node.wait(100);
+  CHECK(node.cuts == std::vector<std::uint64_t>{25 * kMiB});
+  // What it was cut for is not back yet, and is not cut for again.
+  node.wait(50);
+  CHECK(node.given_back == 2);
+  CHECK(node.cuts.size() == 1);
+  node.wait(50);
+  CHECK(node.given_back == 3);
+  CHECK(node.cuts.size() == 2);
 }
