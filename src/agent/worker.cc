@@ -230,10 +230,9 @@ void Worker::on_listeners(std::map<std::string, int> by_name, supervisor::Worker
   look();
   const unsigned wanted = catalog_.node.proxy_threads != 0 ? catalog_.node.proxy_threads
                                                            : io::available_cpus();
-  proxies_ = std::make_unique<ProxyThreads>(std::clamp(wanted, 1U, kMaxThreads),
-                                            ProxyServices{hub_, hub_.agent(), reports_, budget_,
-                                                          *heartbeats_, load_,
-                                                          options_.run_dir + "/sockets.sock"},
+  const ProxyServices services{hub_,         hub_.agent(), reports_, budget_,
+                               *heartbeats_, load_,        options_.run_dir + "/sockets.sock"};
+  proxies_ = std::make_unique<ProxyThreads>(std::clamp(wanted, 1U, kMaxThreads), services,
                                             listener_set(by_name), snapshot_);
   watch_load();
   serve_admin(by_name);

@@ -57,9 +57,8 @@ void ProxyLoop::swap(std::shared_ptr<const snapshot::Snapshot> snapshot) {
 }
 
 void ProxyLoop::relieve(std::size_t octets) {
-  // Of what is carried for others' programs and for ours alike, each the half.
   const std::size_t cut =
-      inbound_.connections().relieve(octets / 2) + outbound_.connections().relieve(octets / 2);
+      ConnectionSet::relieve({&inbound_.connections(), &outbound_.connections()}, octets);
   context_.metrics.hit(telemetry::Limit::kMemory).add(cut);
 }
 
