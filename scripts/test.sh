@@ -196,6 +196,11 @@ stage_netns() {
     MESHNODE_BIN=$root/build/release/meshnode run_pytest -q tests/netns
 }
 
+stage_adversarial() {
+  MESHNODE_SCALE=${MESHNODE_SCALE:-$([ -n "$full" ] && echo 1 || echo 0.02)} \
+    MESHNODE_BIN=$root/build/release/meshnode run_pytest -q tests/adversarial
+}
+
 stage_bench() { bench/run.sh $([ -n "$full" ] || echo --smoke); }
 
 stage_demo() { MESHNODE_DEMO_FAST=1 scripts/demo.sh; }
@@ -210,6 +215,7 @@ plan="setup    600
       docs     120
       demo     180
       netns    600
+      adversarial 300
       bench    300
       clang    1800
       asan     300
@@ -269,7 +275,7 @@ run_stage() { # name limit
     [ $f -gt 0 ] || f=1
   fi
   passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
-  table+=$(printf '%-9s %-8s %7.1f s %6d passed %4d failed %4d skipped  %s' "$name" "$verdict" \
+  table+=$(printf '%-11s %-8s %7.1f s %6d passed %4d failed %4d skipped  %s' "$name" "$verdict" \
     "$((($(date +%s%N) - start) / 100000000))e-1" "$p" "$f" "$s" "$note")$'\n'
   [ $status -eq 0 ] || result=1
 }
@@ -281,7 +287,7 @@ wanted() { # name: also what a named stage is built on
     case "$1:$name" in
       "$name:$name" | setup:* | clang:asan | clang:fuzz | clang:tidy) return 0 ;;
       release:unit | release:docs | release:demo | release:netns) return 0 ;;
-      release:bench) return 0 ;;
+      release:bench | release:adversarial) return 0 ;;
     esac
   done
   return 1

@@ -9,6 +9,8 @@
 #include <cstring>
 #include <utility>
 
+#include "base/escape.h"
+
 namespace meshnode::proxy {
 namespace {
 
@@ -20,6 +22,31 @@ constexpr std::size_t kSmallFrame = 4096;
 constexpr int kGatherWrites = 2;
 // A request whose header list is longer is not read to its end.
 constexpr std::size_t kHopelessHeaderList = std::size_t{4} * kMaxHeaderList;
+// Frames without content that one DATA frame of ours may be answered with, and octets of payload
+// that are good for another: window updates of a frugal reader, pings that measure a line.
+constexpr std::uint64_t kIdlePerFrame = 4;
+constexpr std::uint64_t kIdlePerOctets = 128;
+// Of a GOAWAY's debug data, kept for the log.
+constexpr std::size_t kMostWords = 200;
+
+std::string_view words_of(const nghttp2_goaway& goaway) {
+  return as_text({goaway.opaque_data, goaway.opaque_data_len});
+}
+
+/// Why a far agent gives such an answer to CONNECT (ztunnel's conventions).
+const char* meaning(int status) {
+  switch (status) {
+    case 400:
+      return "it has no such workload, or that declares no such port; compare the Workload there "
+             "with the WorkloadEntry here";
+    case 401:
+      return "a policy there denies it";
+    case 503:
+      return "nothing listens at that port, or the host is overloaded; its log has the reason";
+    default:
+      return "is it an HBONE agent?";
+  }
+}
 
 nghttp2_nv header(std::string_view name, std::string_view value,
                   std::uint8_t flags = NGHTTP2_NV_FLAG_NONE) {
@@ -105,6 +132,7 @@ struct HboneSession::Callbacks {
         session.draining_ = true;
         session.goodbye_ = frame->goaway.error_code == NGHTTP2_NO_ERROR;
         session.told_to_calm_ = frame->goaway.error_code == NGHTTP2_ENHANCE_YOUR_CALM;
+        session.note_complaint(frame->goaway.error_code, words_of(frame->goaway));
         session.events_->on_streams_changed();
         break;
       case NGHTTP2_SETTINGS:
@@ -135,21 +163,20 @@ struct HboneSession::Callbacks {
   }
 
   static int frame_sent(nghttp2_session*, const nghttp2_frame* frame, void* user) {
-    HboneEvents& events = *self(user).events_;
+    HboneSession& session = self(user);
     std::uint32_t code = NGHTTP2_NO_ERROR;
     if (frame->hd.type == NGHTTP2_RST_STREAM) {
       code = frame->rst_stream.error_code;
-      events.on_reset_counted();
-    } else if (frame->hd.type == NGHTTP2_GOAWAY) {
+      session.events_->on_reset_counted();
+    }
+    if (frame->hd.type == NGHTTP2_GOAWAY && frame->goaway.error_code != NGHTTP2_NO_ERROR) {
       code = frame->goaway.error_code;
+      session.note_offence(code, words_of(frame->goaway));
     }
     if (code == NGHTTP2_FRAME_SIZE_ERROR) {
-      events.on_excess(telemetry::Limit::kFrame,
-                       fmt::format("a frame of more than {} MiB, or of a size that its type "
-                                   "cannot have",
-                                   kMaxFrame >> 20U));
+      session.events_->on_limit_hit(telemetry::Limit::kFrame);
     } else if (code == NGHTTP2_FLOW_CONTROL_ERROR) {
-      events.on_excess(telemetry::Limit::kWindow, "more data than its window allows");
+      session.events_->on_limit_hit(telemetry::Limit::kWindow);
     }
     return 0;
   }
@@ -196,6 +223,7 @@ struct HboneSession::Callbacks {
     if (!session.events_->writable()) {
       return NGHTTP2_ERR_WOULDBLOCK;  // one call may otherwise put out whole windows
     }
+    session.idle_credit_ += size == 0 ? 0 : kIdlePerFrame + size / kIdlePerOctets;
     session.put_data(*stream, frame_header, size);
     if (!stream->view_.empty()) {
       stream->view_ = stream->view_.subspan(size);
@@ -232,7 +260,8 @@ struct HboneSession::Callbacks {
       }
       session.events_->on_excess(telemetry::Limit::kStreams,
                                  fmt::format("more than {} streams at once", kMaxStreamsIn));
-    } else {
+    } else if (code != NGHTTP2_ERR_PROTO && code != NGHTTP2_ERR_STREAM_CLOSED) {
+      // Those two end the session, which is told with its GOAWAY.
       session.events_->on_malformed(
           fmt::format("malformed request: {} {}", nghttp2_strerror(code), session.last_error_));
     }
@@ -245,7 +274,8 @@ struct HboneSession::Callbacks {
   }
 };
 
-HboneSession::HboneSession(Role role, HboneEvents* events) : role_(role), events_(events) {
+HboneSession::HboneSession(Role role, HboneEvents* events)
+    : role_(role), events_(events), scan_(role == Role::kServer) {
   nghttp2_session_callbacks* callbacks = nullptr;
   nghttp2_session_callbacks_new(&callbacks);
   nghttp2_session_callbacks_set_on_begin_headers_callback(callbacks, &Callbacks::begin_headers);
@@ -296,19 +326,70 @@ HboneSession::~HboneSession() {
 }
 
 Status HboneSession::receive(MutableBytes data) {
+  count(data);
   receiving_ = true;
   const ssize_t taken = nghttp2_session_mem_recv(session_, data.data(), data.size());
   receiving_ = false;
   if (taken < 0) {
-    pump();  // the GOAWAY
-    return fail(ErrorCode::kInvalid,
-                fmt::format("HTTP/2: {}", nghttp2_strerror(static_cast<int>(taken))));
+    return broken(static_cast<int>(taken));
   }
   release(0);  // what came for streams that are gone
   if (wants_write() || over()) {
     events_->on_output_waiting();
   }
   return {};
+}
+
+void HboneSession::count(Bytes data) {
+  FrameScan::Kind kind = scan_.next(data);
+  for (; kind != FrameScan::Kind::kNone && !calmed_; kind = scan_.next(data)) {
+    if (kind == FrameScan::Kind::kCarrying) {
+      ++idle_credit_;
+    } else if (kind == FrameScan::Kind::kBackwards && offence_.empty()) {
+      // nghttp2 would ignore it.
+      offence_ = "the peer broke HTTP/2, PROTOCOL_ERROR: HEADERS: it had passed this stream over";
+      nghttp2_session_terminate_session(session_, NGHTTP2_PROTOCOL_ERROR);
+    } else if (kind == FrameScan::Kind::kIdle && idle_credit_ > 0) {
+      --idle_credit_;
+    } else if (kind == FrameScan::Kind::kIdle) {
+      events_->on_idle_frame();
+    }
+  }
+}
+
+void HboneSession::note_offence(std::uint32_t code, std::string_view words) {
+  if (calmed_ || !offence_.empty()) {
+    return;  // known, and better
+  }
+  overdone_ = code == NGHTTP2_ENHANCE_YOUR_CALM;
+  offence_ = fmt::format("the peer broke HTTP/2, {}: {}", nghttp2_http2_strerror(code),
+                         words.empty() ? last_error_ : words);
+}
+
+void HboneSession::note_complaint(std::uint32_t code, std::string_view words) {
+  if (code == NGHTTP2_NO_ERROR) {
+    return;
+  }
+  complaint_ =
+      fmt::format("the far agent ended the tunnel, {}{}{}", nghttp2_http2_strerror(code),
+                  words.empty() ? "" : " " + quoted(words.substr(0, kMostWords)),
+                  code == NGHTTP2_ENHANCE_YOUR_CALM ? ": a limit of its was exceeded" : "");
+}
+
+Status HboneSession::broken(int code) {
+  const bool limit = code == NGHTTP2_ERR_FLOODED || code == NGHTTP2_ERR_TOO_MANY_CONTINUATIONS;
+  if (!calmed_) {
+    offence_ = code == NGHTTP2_ERR_BAD_CLIENT_MAGIC
+                   ? "the peer does not begin with the HTTP/2 preface"
+                   : fmt::format("the peer broke HTTP/2: {}", nghttp2_strerror(code));
+    overdone_ = limit;
+  }
+  if (limit && !calmed_) {
+    events_->on_limit_hit(telemetry::Limit::kFlood);
+    calm();
+  }
+  pump();  // the GOAWAY
+  return fail(ErrorCode::kInvalid, offence_);
 }
 
 void HboneSession::release(std::size_t size) {
@@ -479,7 +560,8 @@ void HboneSession::response_complete(HboneStream& stream) {
   }
   events->on_connect_refused(
       stream.status_, false,
-      {ErrorCode::kUnavailable, fmt::format("the far agent answered {}", stream.status_)});
+      {ErrorCode::kUnavailable,
+       fmt::format("the far agent answered {}: {}", stream.status_, meaning(stream.status_))});
 }
 
 void HboneSession::closed(std::int32_t id, std::uint32_t code) {

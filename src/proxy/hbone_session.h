@@ -16,6 +16,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "proxy/frame_scan.h"
 #include "telemetry/agent_metrics.h"
 
 struct nghttp2_session;
@@ -144,9 +145,13 @@ class HboneEvents {
   /// The peer went beyond a limit: its request has been answered 503, its stream reset, or the
   /// session is ending for it.
   virtual void on_excess(telemetry::Limit limit, const std::string& reason) = 0;
+  /// A limit that is an offence against HTTP/2 to exceed: to be counted, the offence is told apart.
+  virtual void on_limit_hit(telemetry::Limit limit) = 0;
   virtual void on_ping_answered() = 0;
   /// A RST_STREAM was sent or received.
   virtual void on_reset_counted() = 0;
+  /// The peer sent a frame that carries nothing, more than the traffic before it accounts for.
+  virtual void on_idle_frame() = 0;
   /// The number of open streams, or the peer's willingness to take more, has changed.
   virtual void on_streams_changed() = 0;
 };
@@ -165,8 +170,14 @@ class HboneSession {
   bool over() const;
   /// Whether a stream has more to send or to receive; one that has neither may still be delivering.
   bool has_live_streams() const;
-  /// nghttp2's words on the last thing the peer did wrong.
-  const std::string& last_error() const { return last_error_; }
+  /// What the peer did that ended the session: why it is over(), or receive() failed.
+  const std::string& offence() const { return offence_; }
+  /// It was a limit that the peer went beyond.
+  bool overdone() const { return overdone_; }
+  /// The peer's GOAWAY named an error: which one, and its words.
+  const std::string& complaint() const { return complaint_; }
+  /// Header fields have begun to arrive and are not complete: which ones, from 1; else 0.
+  std::uint64_t open_headers() const { return scan_.open_headers(); }
   /// Something waits for pump(), but for what flow control holds back.
   bool wants_write() const;
   /// Puts out what is ready, as long as the tunnel is writable.
@@ -198,6 +209,10 @@ class HboneSession {
   friend class HboneStream;
   struct Callbacks;
 
+  void count(Bytes data);
+  Status broken(int code);
+  void note_offence(std::uint32_t code, std::string_view words);
+  void note_complaint(std::uint32_t code, std::string_view words);
   void gather();
   void put_data(const HboneStream& stream, const std::uint8_t* frame_header, std::size_t size);
   void hold(std::size_t size) { held_ += size; }
@@ -219,7 +234,11 @@ class HboneSession {
   std::unordered_map<std::int32_t, HboneStream*> streams_;
   std::unordered_map<std::int32_t, std::unique_ptr<HboneStream>> arriving_;
   std::size_t incoming_ = 0;  // as nghttp2 counts them: refused ones too, until the peer ends them
-  std::string last_error_;
+  std::string last_error_;    // nghttp2's words on the last thing the peer did wrong
+  std::string offence_;
+  std::string complaint_;
+  FrameScan scan_;
+  std::uint64_t idle_credit_ = 0;  // frames without content that traffic has paid for
   std::vector<std::uint8_t> stage_;
   std::vector<std::int32_t> drained_;
   std::size_t held_ = 0;  // received, not yet taken: the sum of all owed_
@@ -231,6 +250,7 @@ class HboneSession {
   bool goodbye_ = false;
   bool calmed_ = false;
   bool told_to_calm_ = false;
+  bool overdone_ = false;
   bool settled_ = false;  // the peer's SETTINGS have come
 };
 

@@ -204,7 +204,8 @@ void Inbound::shed_oldest_handshake() {
   if (!oldest.refused()) {
     context_.reports.handshakes_used_up();
     context_.metrics.hit(telemetry::Limit::kHandshakes).add();
-    record_refusal(oldest, telemetry::Refusal::kLimit, telemetry::Flag::kOverload,
+    context_.metrics.refused(telemetry::Refusal::kLimit).add();
+    record_refusal(oldest, telemetry::Flag::kOverload,
                    "too many unfinished handshakes: this one gave way to a new one");
     shaking_.erase(std::exchange(open_.at(&oldest).shaking, shaking_.end()));
   }
@@ -216,8 +217,7 @@ void Inbound::on_tunnel_gone(Tunnel& tunnel, bool handshake, const std::string& 
   const auto shaking = found->second.shaking;
   if (handshake && shaking != shaking_.end()) {
     shaking_.erase(shaking);
-    context_.reports.peer_refused(tunnel.peer_address().ip, telemetry::Flag::kTlsFailure, error);
-    record_refusal(tunnel, telemetry::Refusal::kTls, telemetry::Flag::kTlsFailure, error);
+    on_refused(tunnel, telemetry::Flag::kTlsFailure, error);
   }
   if (found->second.counted) {
     context_.load.remove_tunnel(tunnel.peer_address().ip);
@@ -251,19 +251,11 @@ void Inbound::on_connect(Tunnel& tunnel, std::unique_ptr<HboneStream> stream,
 }
 
 void Inbound::on_refused(Tunnel& tunnel, telemetry::Flag flag, const std::string& reason) {
-  const bool limit = flag == telemetry::Flag::kOverload;
-  if (limit) {
-    context_.reports.limit_reached(tunnel.peer_address().ip, reason);
-  } else {
-    context_.reports.peer_refused(tunnel.peer_address().ip, flag, reason);
-  }
-  record_refusal(tunnel, limit ? telemetry::Refusal::kLimit : telemetry::Refusal::kProtocol, flag,
-                 reason);
+  report_breach(context_, tunnel, flag, reason);
+  record_refusal(tunnel, flag, reason);
 }
 
-void Inbound::record_refusal(const Tunnel& tunnel, telemetry::Refusal reason, telemetry::Flag flag,
-                             const std::string& error) {
-  context_.metrics.refused(reason).add();
+void Inbound::record_refusal(const Tunnel& tunnel, telemetry::Flag flag, const std::string& error) {
   telemetry::Labels labels;
   labels.reporter = telemetry::Reporter::kDestination;
   telemetry::Addresses addresses;

@@ -62,8 +62,7 @@ class Inbound final : private TunnelOwner {
   void drain_tunnels(const std::function<bool(const Open&)>& which);
   void shed_oldest_handshake();
   bool turned_away(Stream& stream);
-  void record_refusal(const Tunnel& tunnel, telemetry::Refusal reason, telemetry::Flag flag,
-                      const std::string& error);
+  void record_refusal(const Tunnel& tunnel, telemetry::Flag flag, const std::string& error);
 
   ProxyContext& context_;
   ConnectionSet connections_;

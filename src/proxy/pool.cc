@@ -270,8 +270,12 @@ void Pool::on_tunnel_changed(Tunnel& tunnel) {
 void Pool::on_tunnel_gone(Tunnel& tunnel, bool handshake, const std::string& error) {
   const auto known = key_of_.find(&tunnel);
   const PoolKey key = *known->second;
+  const telemetry::Flag flag = tunnel.failure();
   key_of_.erase(known);
   context_.metrics.tunnels_open(telemetry::Direction::kOutbound).add(-1);
+  if (tunnel.was_of_use() && !tunnel.complaint().empty()) {
+    context_.reports.tunnel_failed(key.to, error);
+  }
   Entry& entry = entries_[key];
   const auto at = std::find_if(entry.tunnels.begin(), entry.tunnels.end(),
                                [&](const auto& owned) { return owned.get() == &tunnel; });
@@ -282,20 +286,18 @@ void Pool::on_tunnel_gone(Tunnel& tunnel, bool handshake, const std::string& err
   if (tunnel.told_to_calm() || handshake ||
       (!tunnel.was_of_use() && !(error.empty() && entry.waiting.empty()))) {
     const bool limit = tunnel.told_to_calm();
-    const std::string why = limit           ? "a limit there is reached (ENHANCE_YOUR_CALM)"
-                            : error.empty() ? "the far agent ended it at once"
-                                            : error;
-    open_failed(key, limit ? telemetry::Flag::kOverload : telemetry::Flag::kTlsFailure,
+    open_failed(key, limit ? telemetry::Flag::kOverload : flag,
                 {limit ? ErrorCode::kLimit : ErrorCode::kTls,
-                 fmt::format("no tunnel to {}: {}", key.to.text(), why)},
+                 fmt::format("no tunnel to {}: {}", key.to.text(),
+                             error.empty() ? "the far agent ended it at once" : error)},
                 !limit && handshake && tunnel.lost());
     return;
   }
   serve_soon(key);
 }
 
-void Pool::on_refused(Tunnel& tunnel, telemetry::Flag, const std::string& reason) {
-  context_.reports.limit_reached(tunnel.peer_address().ip, reason);
+void Pool::on_refused(Tunnel& tunnel, telemetry::Flag flag, const std::string& reason) {
+  report_breach(context_, tunnel, flag, reason);
 }
 
 void Pool::withdraw(PoolRequest& request) {

@@ -10,6 +10,8 @@ constexpr std::size_t kCiphertextBatch = std::size_t{64} * 1024;
 // More than this waiting for the socket: take no more from the streams.
 constexpr std::size_t kMaxQueued = std::size_t{256} * 1024;
 constexpr Duration kLinger = std::chrono::seconds(1);
+// For a peer that overdid it to read why its tunnel ends.
+constexpr Duration kCalmWithin = std::chrono::seconds(1);
 
 }  // namespace
 
@@ -97,14 +99,18 @@ void Tunnel::decrypt() {
     const MutableBytes buffer = context_.buffers.plaintext();
     const auto got = tls_->read(buffer);
     if (!got) {
+      if (role_ == Role::kServer) {
+        owner_->on_refused(*this, telemetry::Flag::kTlsFailure, got.error().message);
+      }
       fail_with(got.error().message);
       return;
     }
     if (got->size > 0) {
-      if (auto received = hbone_.receive(buffer.first(got->size)); !received) {
-        fail_with(received.error().message);
+      if (!hbone_.receive(buffer.first(got->size))) {
+        fail_for_offence();
         return;
       }
+      watch_headers();
     }
     if (got->closed) {
       gone(hbone_.has_live_streams() ? "the far agent closed the tunnel" : "");
@@ -172,7 +178,7 @@ void Tunnel::flush() {
 }
 
 bool Tunnel::writable() const {
-  return ready_ && !ended_ && !said_ && stream_->queued() < kMaxQueued;
+  return ready_ && !ended_ && !lingering_ && !said_ && stream_->queued() < kMaxQueued;
 }
 
 void Tunnel::on_output(MutableBytes frames) {
@@ -187,7 +193,7 @@ void Tunnel::on_output(MutableBytes frames) {
 }
 
 void Tunnel::on_output_waiting() {
-  if (pump_deferred_ || ended_ || closing_ || !ready_) {
+  if (pump_deferred_ || ended_ || lingering_ || closing_ || !ready_) {
     return;
   }
   pump_deferred_ = true;
@@ -210,9 +216,25 @@ void Tunnel::pump() {
   const bool ending =
       (announced_ || hbone_.draining()) && !hbone_.calmed() && !hbone_.has_live_streams();
   if (!ending) {
-    fail_with("HTTP/2: " +
-              (hbone_.last_error().empty() ? "the session has ended" : hbone_.last_error()));
+    fail_for_offence();
   }
+}
+
+void Tunnel::fail_for_offence() {
+  if (ended_ || lingering_) {
+    return;
+  }
+  const bool limit = hbone_.calmed() || hbone_.overdone();
+  failure_ = limit ? telemetry::Flag::kOverload : telemetry::Flag::kH2HandshakeFailure;
+  if (!calm_reason_.empty()) {
+    fail_with(calm_reason_);  // reported when it happened
+    return;
+  }
+  const std::string reason = hbone_.offence();
+  if (!reason.empty()) {
+    owner_->on_refused(*this, failure_, reason);
+  }
+  fail_with(reason.empty() ? "the session has ended" : reason);
 }
 
 void Tunnel::on_output_done() { flush(); }
@@ -225,8 +247,15 @@ void Tunnel::on_malformed(const std::string& reason) {
   owner_->on_refused(*this, telemetry::Flag::kH2HandshakeFailure, reason);
 }
 
+void Tunnel::on_limit_hit(telemetry::Limit limit) { context_.metrics.hit(limit).add(); }
+
 void Tunnel::on_excess(telemetry::Limit limit, const std::string& reason) {
-  context_.metrics.hit(limit).add();
+  if (hbone_.calmed() && calm_reason_.empty()) {
+    calm_reason_ = reason;
+    calm_since_ = context_.clock.now();
+    timer_->start(kCalmWithin);
+  }
+  on_limit_hit(limit);
   owner_->on_refused(*this, telemetry::Flag::kOverload, reason);
 }
 
@@ -237,19 +266,41 @@ void Tunnel::calm(telemetry::Limit limit, const std::string& reason) {
 
 void Tunnel::on_ping_answered() { pinging_ = false; }
 
+bool Allowance::take(Instant now, std::uint32_t burst, std::uint32_t per_second) {
+  const double seconds = std::chrono::duration<double>(now - since).count();
+  since = now;
+  left = std::min<double>(burst, left + seconds * per_second) - 1;
+  return left >= 0;
+}
+
 void Tunnel::on_reset_counted() {
-  const Instant now = context_.clock.now();
-  const double seconds = std::chrono::duration<double>(now - resets_since_).count();
-  resets_since_ = now;
-  resets_left_ = std::min<double>(kResetBurst, resets_left_ + seconds * kResetsPerSecond) - 1;
-  if (resets_left_ < 0 && !hbone_.calmed()) {
+  if (!resets_.take(context_.clock.now(), kResetBurst, kResetsPerSecond) && !hbone_.calmed()) {
     calm(telemetry::Limit::kResets,
          "streams reset on one tunnel: more than 1,000 at once or 33 a second");
   }
 }
 
+void Tunnel::on_idle_frame() {
+  if (!idle_frames_.take(context_.clock.now(), kIdleFrameBurst, kIdleFramesPerSecond) &&
+      !hbone_.calmed()) {
+    calm(telemetry::Limit::kFlood,
+         "frames without content on one tunnel: more than 1,000 at once or 33 a second");
+  }
+}
+
+void Tunnel::watch_headers() {
+  const std::uint64_t open = hbone_.open_headers();
+  if (open == std::exchange(headers_, open)) {
+    return;
+  }
+  headers_since_ = context_.clock.now();
+  if (open != 0 && !announced_ && !refusing_ && !ended_ && write_error_.empty()) {
+    arm_timer();
+  }
+}
+
 void Tunnel::on_streams_changed() {
-  if (ended_) {
+  if (ended_ || lingering_) {
     return;
   }
   idle_since_ = context_.clock.now();
@@ -265,7 +316,7 @@ void Tunnel::on_streams_changed() {
 }
 
 void Tunnel::drain() {
-  if (announced_ || closing_ || ended_) {
+  if (announced_ || closing_ || lingering_ || ended_) {
     return;
   }
   if (!ready_) {
@@ -294,9 +345,16 @@ void Tunnel::arm_timer() {
   }
   if (!announced_) {
     const Duration left = tls_->peer().not_after - context_.clock.wall_now();
-    next = std::min(next, now + std::clamp(left, Duration::zero(), context_.limits.idle_tunnel_timeout));
+    next = std::min(
+        next, now + std::clamp(left, Duration::zero(), context_.limits.idle_tunnel_timeout));
   } else if (!refusing_) {
     next = std::min(next, now + kGoawayPause);
+  }
+  if (!calm_reason_.empty()) {
+    next = std::min(next, calm_since_ + kCalmWithin);
+  }
+  if (headers_ != 0) {
+    next = std::min(next, headers_since_ + kHeadersWithin);
   }
   timer_->start(std::max(next - now, Duration(std::chrono::milliseconds(1))));
 }
@@ -312,9 +370,11 @@ void Tunnel::on_timer() {
   if (!ready_) {
     lost_ = true;
     context_.metrics.hit(telemetry::Limit::kHandshakeTimeout).add();
-    fail_with(
-        "the TLS handshake took longer than 5 s; a firewall or a program that does not "
-        "speak TLS may hold the port");
+    fail_with(role_ == Role::kServer
+                  ? "the TLS handshake took longer than 5 s; a port scan, a health check, or a "
+                    "firewall in between that drops what follows?"
+                  : "the TLS handshake took longer than 5 s; a firewall or a program that does "
+                    "not speak TLS may hold the port");
     return;
   }
   if (!write_error_.empty()) {
@@ -334,6 +394,14 @@ void Tunnel::on_timer() {
   if (pinging_ && now >= std::max(ping_sent_, last_heard_) + kPongWithin) {
     context_.metrics.hit(telemetry::Limit::kPingTimeout).add();
     fail_with("the far agent did not answer a ping within 20 s");
+    return;
+  }
+  if (headers_ != 0 && now >= headers_since_ + kHeadersWithin && !hbone_.calmed()) {
+    headers_ = 0;
+    calm(telemetry::Limit::kSlowHeaders, "a request's header fields took longer than 10 s");
+  }
+  if (!calm_reason_.empty() && now >= calm_since_ + kCalmWithin) {
+    gone(calm_reason_);  // it does not read what it is told
     return;
   }
   const bool idle = hbone_.open_streams() == 0;
@@ -369,7 +437,7 @@ void Tunnel::fail_with(const std::string& reason) {
     return;
   }
   flush();
-  if (!ready_ && role_ == Role::kServer) {
+  if (role_ == Role::kServer && (!ready_ || failure_ != telemetry::Flag::kTlsFailure)) {
     linger_reason_ = reason;
     linger();
     return;
@@ -378,8 +446,9 @@ void Tunnel::fail_with(const std::string& reason) {
 }
 
 void Tunnel::linger() {
-  // Closing with unread bytes would send RST, and the peer might never read the alert.
+  // Closing with unread bytes would send RST, and the peer might never read the alert or GOAWAY.
   lingering_ = true;
+  hbone_.abandon({ErrorCode::kReset, linger_reason_});
   stream_->shutdown();
   timer_->start(kLinger);
 }
@@ -413,8 +482,24 @@ void Tunnel::gone(const std::string& error) {
   ended_ = true;
   timer_->stop();
   const bool was_ready = ready_;
-  hbone_.abandon({ErrorCode::kReset, error.empty() ? "the tunnel was closed" : error});
-  owner_->on_tunnel_gone(*this, !was_ready, error);
+  const std::string& why = hbone_.complaint().empty() ? error : hbone_.complaint();
+  hbone_.abandon({ErrorCode::kReset, why.empty() ? "the tunnel was closed" : why});
+  owner_->on_tunnel_gone(*this, !was_ready, why);
+}
+
+void report_breach(ProxyContext& context, const Tunnel& tunnel, telemetry::Flag flag,
+                   const std::string& reason) {
+  const IpAddress peer = tunnel.peer_address().ip;
+  if (flag == telemetry::Flag::kOverload) {
+    context.metrics.refused(telemetry::Refusal::kLimit).add();
+    context.reports.limit_reached(peer, reason);
+    return;
+  }
+  context.metrics
+      .refused(flag == telemetry::Flag::kTlsFailure ? telemetry::Refusal::kTls
+                                                    : telemetry::Refusal::kProtocol)
+      .add();
+  context.reports.peer_refused(peer, flag, reason);
 }
 
 }  // namespace meshnode::proxy

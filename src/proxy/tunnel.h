@@ -22,10 +22,24 @@ inline constexpr std::uint32_t kResetBurst = 1000;
 inline constexpr std::uint32_t kResetsPerSecond = 33;
 /// With fewer left a tunnel is given no new stream: every one it has may be reset from both ends.
 inline constexpr std::uint32_t kWornBelow = 2 * kMaxStreamsOut;
+/// Frames without content that traffic does not account for (floods of PING, SETTINGS, empty DATA).
+inline constexpr std::uint32_t kIdleFrameBurst = 1000;
+inline constexpr std::uint32_t kIdleFramesPerSecond = 33;
+/// A request's header fields, from the first octet to the last.
+inline constexpr Duration kHeadersWithin = std::chrono::seconds(10);
 /// Between the two GOAWAYs of a graceful end: a round trip for requests already on their way.
 inline constexpr Duration kGoawayPause = std::chrono::seconds(1);
 
 class Tunnel;
+
+/// A burst and a rate, by the clock that is passed in. May be owed below zero.
+struct Allowance {
+  double left;
+  Instant since{};  // left as of then
+
+  /// Takes one; false when there is none.
+  bool take(Instant now, std::uint32_t burst, std::uint32_t per_second);
+};
 
 class TunnelOwner {
  public:
@@ -38,8 +52,8 @@ class TunnelOwner {
   /// Server only.
   virtual void on_connect(Tunnel& tunnel, std::unique_ptr<HboneStream> stream,
                           ConnectRequest request) = 0;
-  /// A request was turned away before it became one: malformed, or beyond a limit (kOverload; the
-  /// tunnel may be ending for it).
+  /// A request was turned away before it became one, or the tunnel is ending for what the peer did:
+  /// malformed, or beyond a limit (kOverload).
   virtual void on_refused(Tunnel& tunnel, telemetry::Flag flag, const std::string& reason) = 0;
 };
 
@@ -73,11 +87,15 @@ class Tunnel final : public Retirable,
   /// The far agent has let it carry something, or would have.
   bool was_of_use() const { return used_ && hbone_.settled(); }
   /// Another one should take its place before the limit on resets ends it, streams and all.
-  bool worn() const { return resets_left_ < kWornBelow; }
+  bool worn() const { return resets_.left < kWornBelow; }
+  /// What its failure counts as.
+  telemetry::Flag failure() const { return failure_; }
+  /// The far agent said why it ends the tunnel; else empty.
+  const std::string& complaint() const { return hbone_.complaint(); }
   const tls::Session& session() const { return *tls_; }
   SocketAddress peer_address() const { return peer_; }
   SocketAddress local_address() const { return local_; }
-  /// Its handshake was refused; it only waits for the peer to read why.
+  /// It was refused, or ended for an offence; it only waits for the peer to read why.
   bool refused() const { return lingering_; }
   /// Ends it at once, in the middle of its handshake.
   void shed() { gone(linger_reason_); }
@@ -109,8 +127,10 @@ class Tunnel final : public Retirable,
   void on_connect(std::unique_ptr<HboneStream> stream, ConnectRequest request) override;
   void on_malformed(const std::string& reason) override;
   void on_excess(telemetry::Limit limit, const std::string& reason) override;
+  void on_limit_hit(telemetry::Limit limit) override;
   void on_ping_answered() override;
   void on_reset_counted() override;
+  void on_idle_frame() override;
   void on_streams_changed() override;
 
   void drive_handshake();
@@ -122,7 +142,9 @@ class Tunnel final : public Retirable,
   void announce();
   /// The peer's certificate has ended, and the tunnel's end has not begun.
   bool expired() const;
+  void watch_headers();
   void fail_with(const std::string& reason);
+  void fail_for_offence();
   void linger();
   void end_gracefully();
   void gone(const std::string& error);
@@ -139,23 +161,32 @@ class Tunnel final : public Retirable,
   Instant last_heard_{};
   Instant idle_since_{};
   Instant ping_sent_{};
-  Instant resets_since_{};  // resets_left_ as of then
-  double resets_left_ = kResetBurst;
+  Instant headers_since_{};  // of headers_
+  Instant calm_since_{};     // of calm_reason_
+  std::uint64_t headers_ = 0;
+  Allowance resets_{kResetBurst};
+  Allowance idle_frames_{kIdleFrameBurst};
+  telemetry::Flag failure_ = telemetry::Flag::kTlsFailure;
   bool ready_ = false;
   bool used_ = false;
   bool pinging_ = false;
   bool pump_deferred_ = false;
   bool announced_ = false;  // first GOAWAY sent
   bool refusing_ = false;   // second GOAWAY sent
-  bool lingering_ = false;  // handshake refused: reading on so that the peer sees the alert
+  bool lingering_ = false;  // refused: reading on so that the peer sees the alert or GOAWAY
   bool drain_when_ready_ = false;
   bool closing_ = false;  // nothing more is heard; what is left to say waits for the socket
   bool said_ = false;     // close_notify too
   bool ended_ = false;
   bool lost_ = false;
   std::string linger_reason_;
+  std::string calm_reason_;
   std::string write_error_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // for deferred tasks
 };
+
+/// For an owner's on_refused(): the problem and the counter.
+void report_breach(ProxyContext& context, const Tunnel& tunnel, telemetry::Flag flag,
+                   const std::string& reason);
 
 }  // namespace meshnode::proxy

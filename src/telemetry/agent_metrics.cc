@@ -23,6 +23,8 @@ constexpr std::array<std::string_view, kLimits> kLimitNames = {"handshake-timeou
                                                                "resets",
                                                                "frame",
                                                                "window",
+                                                               "flood",
+                                                               "slow-headers",
                                                                "tunnels-per-peer",
                                                                "tunnels-per-destination",
                                                                "descriptors",

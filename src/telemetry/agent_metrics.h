@@ -59,6 +59,8 @@ enum class Limit : std::uint8_t {
   kResets,                 ///< "resets"
   kFrame,                  ///< "frame"
   kWindow,                 ///< "window"
+  kFlood,                  ///< "flood": frames without content, or too many CONTINUATION frames
+  kSlowHeaders,            ///< "slow-headers"
   kTunnelsPerPeer,         ///< "tunnels-per-peer"
   kTunnelsPerDestination,  ///< "tunnels-per-destination"
   kDescriptors,            ///< "descriptors": accepting paused, or a CONNECT was refused

@@ -47,7 +47,8 @@ std::string alert_reason(int alert) {
     case SSL_AD_HANDSHAKE_FAILURE:
       return "handshake_failure: it shares no parameters with us";
     case SSL_AD_BAD_CERTIFICATE:
-      return "bad_certificate: it refuses our certificate";
+      return "bad_certificate: it refuses our certificate; is its clock behind, or is there not "
+             "exactly one URI SAN?";
     case SSL_AD_UNSUPPORTED_CERTIFICATE:
       return "unsupported_certificate: it refuses our certificate's kind or usage";
     case SSL_AD_CERTIFICATE_REVOKED:
@@ -57,17 +58,19 @@ std::string alert_reason(int alert) {
     case SSL_AD_CERTIFICATE_UNKNOWN:
       return "certificate_unknown: it refuses our certificate";
     case SSL_AD_UNKNOWN_CA:
-      return "unknown_ca: it does not trust the authority of our certificate";
+      return "unknown_ca: it does not trust the authority of our certificate; is it of another "
+             "mesh, or has the root been replaced on one side only?";
     case SSL_AD_ACCESS_DENIED:
-      return "access_denied: it does not admit our identity";
+      return "access_denied: it does not admit our identity; is it of another trust domain?";
     case SSL_AD_PROTOCOL_VERSION:
-      return "protocol_version: it does not speak TLS 1.3";
+      return "protocol_version: it does not speak TLS 1.3; is it an HBONE agent?";
     case SSL_AD_UNRECOGNIZED_NAME:
-      return "unrecognized_name: it has no workload of that server name";
+      return "unrecognized_name: it has no workload of that server name; compare the Workload "
+             "there with the WorkloadEntry here";
     case SSL_AD_CERTIFICATE_REQUIRED:
       return "certificate_required: it wants a client certificate";
     case SSL_AD_NO_APPLICATION_PROTOCOL:
-      return "no_application_protocol: it does not speak HTTP/2";
+      return "no_application_protocol: it does not speak HTTP/2; is it an HBONE agent?";
     default:
       return SSL_alert_desc_string_long(alert);
   }
@@ -122,16 +125,16 @@ std::string failure_reason() {
   switch (reason) {
     case SSL_R_UNSUPPORTED_PROTOCOL:
     case SSL_R_WRONG_SSL_VERSION:
-      return "the peer does not offer TLS 1.3";
+      return "the peer does not offer TLS 1.3; is it an HBONE agent, of a version that does?";
     case SSL_R_WRONG_VERSION_NUMBER:
-      return "the peer does not speak TLS";
+      return "the peer does not speak TLS; a port scan, or plaintext sent to the tunnels' port?";
     case SSL_R_HTTP_REQUEST:
     case SSL_R_HTTPS_PROXY_REQUEST:
       return "the peer speaks plain HTTP, not TLS";
     case SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE:
-      return "the peer presented no certificate";
+      return std::string(kNoCertificate);
     case SSL_R_NO_APPLICATION_PROTOCOL:
-      return "the peer does not offer ALPN h2";
+      return std::string(kNoH2);
     case SSL_R_NO_SHARED_GROUP:
     case SSL_R_WRONG_CURVE:
       return "the peer shares no key exchange group with us; ours are X25519 and P-256";

@@ -7,6 +7,7 @@
 #include <openssl/ssl.h>
 
 #include <string>
+#include <string_view>
 
 namespace meshnode::tls {
 
@@ -19,6 +20,12 @@ struct ContextCallbacks {
 
 /// The largest handshake message a peer may send: its certificates.
 inline constexpr std::size_t kMaxHandshakeMessage = 64 * 1024;
+
+/// Said in two places each: who notices first depends on what the peer sends.
+inline constexpr std::string_view kNoCertificate =
+    "the peer presented no certificate; is it an agent of this mesh?";
+inline constexpr std::string_view kNoH2 =
+    "the peer does not offer ALPN h2; a port scan or a browser, or no HBONE agent?";
 
 /// Never freed; null when BoringSSL has no memory for it.
 SSL_CTX* make_context(bool server, const ContextCallbacks& callbacks);

@@ -202,7 +202,7 @@ int OpenSession::on_server_name(SSL* ssl, int* alert, void*) {
 // BoringSSL asks for the server name whether one was sent or not, after it has settled on TLS 1.3.
 std::optional<Refusal> OpenSession::choose() {
   if (!handshake_->alpn_offered) {
-    return Refusal{SSL_AD_NO_APPLICATION_PROTOCOL, "the peer does not offer ALPN h2"};
+    return Refusal{SSL_AD_NO_APPLICATION_PROTOCOL, std::string(kNoH2)};
   }
   std::optional<std::string_view> name;
   if (const char* sent = SSL_get_servername(ssl_.get(), TLSEXT_NAMETYPE_host_name)) name = sent;
@@ -233,11 +233,12 @@ std::optional<Refusal> OpenSession::verify() {
   unsigned alpn_size = 0;
   SSL_get0_alpn_selected(ssl_.get(), &alpn, &alpn_size);
   if (as_text({alpn, alpn_size}) != "h2") {
-    return Refusal{SSL_AD_NO_APPLICATION_PROTOCOL, "the peer did not choose ALPN h2"};
+    return Refusal{SSL_AD_NO_APPLICATION_PROTOCOL,
+                   "the peer did not choose ALPN h2; is it an HBONE agent?"};
   }
   const STACK_OF(CRYPTO_BUFFER)* sent = SSL_get0_peer_certificates(ssl_.get());
   std::size_t count = sent ? sk_CRYPTO_BUFFER_num(sent) : 0;
-  if (count == 0) return Refusal{SSL_AD_CERTIFICATE_REQUIRED, "the peer presented no certificate"};
+  if (count == 0) return Refusal{SSL_AD_CERTIFICATE_REQUIRED, std::string(kNoCertificate)};
   if (count > kMaxChain) {
     return Refusal{
         SSL_AD_UNKNOWN_CA,
@@ -261,8 +262,9 @@ std::optional<Refusal> OpenSession::verify() {
   if (!identity) return Refusal{SSL_AD_BAD_CERTIFICATE, identity.error().message};
   if (identity->trust_domain() != ours.identity().trust_domain()) {
     return Refusal{SSL_AD_ACCESS_DENIED,
-                   fmt::format("{} is of another trust domain than ours, {}", identity->uri(),
-                               ours.identity().trust_domain())};
+                   fmt::format("{} is of another trust domain than ours, {}; compare "
+                               "spec.trustDomain of both hosts' Nodes",
+                               identity->uri(), ours.identity().trust_domain())};
   }
   if (handshake_->expected && *identity != *handshake_->expected) {
     return Refusal{SSL_AD_ACCESS_DENIED, fmt::format("the peer is {}, not {}", identity->uri(),

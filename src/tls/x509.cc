@@ -62,13 +62,15 @@ std::optional<Refusal> check_dates(const X509* certificate, WallTime now, std::s
   // BoringSSL's own path check counts the last second as expired too.
   if (now >= validity.not_after) {
     return Refusal{SSL_AD_CERTIFICATE_EXPIRED,
-                   fmt::format("{} expired at {}; the time here is {}", what,
-                               rfc3339(validity.not_after), rfc3339(now))};
+                   fmt::format("{} expired at {}; the time here is {}: renew it, or a clock is "
+                               "off",
+                               what, rfc3339(validity.not_after), rfc3339(now))};
   }
   if (now < validity.not_before) {
     return Refusal{SSL_AD_BAD_CERTIFICATE,
-                   fmt::format("{} is not yet valid, only from {}; the time here is {}", what,
-                               rfc3339(validity.not_before), rfc3339(now))};
+                   fmt::format("{} is not yet valid, only from {}; the time here is {}: a clock "
+                               "is off",
+                               what, rfc3339(validity.not_before), rfc3339(now))};
   }
   return std::nullopt;
 }
@@ -114,10 +116,15 @@ std::string path_reason(X509_STORE_CTX* context, WallTime now) {
     case X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE:
     case X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN:
     case X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT:
-      return fmt::format("unknown issuer {}: none of the trusted roots signed it", issuer);
+      return fmt::format(
+          "unknown issuer {}: none of the trusted roots signed it; is it of "
+          "another mesh, or has the root been replaced on one side only?",
+          issuer);
     case X509_V_ERR_CERT_SIGNATURE_FAILURE:
       return fmt::format(
-          "unknown issuer: signed by another key than that of the trusted root named {}", issuer);
+          "unknown issuer: signed by another key than that of the trusted root named {}; was a "
+          "new root made under the old name?",
+          issuer);
     case X509_V_ERR_CERT_CHAIN_TOO_LONG:
       return fmt::format("its chain has more than {} certificates", kMaxChain);
     case X509_V_ERR_INVALID_CA:
@@ -205,7 +212,9 @@ Result<std::string> uri_name_of(X509* certificate) {
   if (!names) {
     ERR_clear_error();
     if (critical == -1) {
-      return fail(ErrorCode::kInvalid, "the certificate has no URI SAN; it needs exactly one");
+      return fail(ErrorCode::kInvalid,
+                  "the certificate has no URI SAN; it needs exactly one, "
+                  "its SPIFFE identity");
     }
     return fail(ErrorCode::kInvalid,
                 critical == -2 ? "the certificate has two subjectAltName extensions"
@@ -223,7 +232,8 @@ Result<std::string> uri_name_of(X509* certificate) {
   }
   if (count != 1) {
     return fail(ErrorCode::kInvalid,
-                fmt::format("the certificate has {} URI SANs; it needs exactly one",
+                fmt::format("the certificate has {} URI SANs; it needs exactly one, its SPIFFE "
+                            "identity",
                             count == 0 ? "no" : std::to_string(count)));
   }
   return std::string(uri);

@@ -132,6 +132,27 @@ def test_every_limit_has_its_test_and_its_metric():
     assert counted <= named, f"not in docs/limits.md: {counted - named}"
 
 
+def test_every_test_that_the_page_of_attacks_names_exists():
+    page = (ROOT / "docs" / "adversarial.md").read_text()
+    named = re.findall(r"`([a-z]+/\w+\.(?:py|cc))::([^`]+)`", page)
+    assert len(named) > 30
+    for file, name in named:
+        text = (ROOT / "tests" / file).read_text()
+        made = f'TEST_CASE("{name}")' if file.endswith(".cc") else f"def {name}("
+        assert made in text, f"{file} has no test '{name}'"
+    rows = re.findall(r"^\| (\d+) \|.*::", page, re.M)
+    assert rows == [str(number) for number in range(1, 23)]
+
+
+def test_every_case_of_h2spec_that_does_not_apply_is_explained():
+    page = (ROOT / "docs" / "adversarial.md").read_text()
+    source = (ROOT / "tests" / "adversarial" / "test_h2spec.py").read_text()
+    sections = re.findall(r'^    \("(?:http2/)?([\w/.]+)", "', source, re.M)
+    assert f"{len(sections)} of its 145 cases do not apply" in page
+    table = page[page.index("## h2spec"):]
+    assert [section for section in sections if section not in table] == []
+
+
 def test_every_link_leads_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):

@@ -38,7 +38,9 @@ struct Peer final : HboneEvents, StreamEvents, ConnectEvents {
   void on_output_done() override {}
   void on_malformed(const std::string&) override {}
   void on_excess(telemetry::Limit, const std::string&) override {}
+  void on_limit_hit(telemetry::Limit) override {}
   void on_ping_answered() override {}
+  void on_idle_frame() override {}
   void on_reset_counted() override {}
   void on_streams_changed() override {}
   void on_connect(std::unique_ptr<HboneStream> stream, ConnectRequest) override {

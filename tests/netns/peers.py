@@ -219,7 +219,8 @@ class ServerOptions:
 
     def __init__(self, status=200, piece=None, window=None, goaway_after=None, mute_pings=False,
                  reset_with=None, close_after_headers=False, connection_window=None,
-                 max_streams=None):
+                 max_streams=None, version=None, alpn=("h2",), noise=None, refuse_with=None,
+                 complain=None):
         self.status = status
         self.piece = piece                  # bytes of each DATA frame sent
         self.window = window                # initial stream window offered
@@ -229,16 +230,22 @@ class ServerOptions:
         self.close_after_headers = close_after_headers
         self.connection_window = connection_window
         self.max_streams = max_streams
+        self.version = version or ssl.TLSVersion.TLSv1_3
+        self.alpn = alpn
+        self.noise = noise                  # bytes sent instead of HTTP/2
+        self.refuse_with = refuse_with      # RST_STREAM code instead of an answer
+        self.complain = complain            # GOAWAY code instead of an answer
 
 
 def hbone_server(channel, pair, root, options, port=HBONE_PORT, shared=None):
     """Echoes every stream; tells the test of each request, tunnel end and odd thing as an event."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.minimum_version = context.maximum_version = options.version
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(root)
     context.load_cert_chain(pair.certificate_path, pair.key_path)
-    context.set_alpn_protocols(["h2"])
+    if options.alpn:
+        context.set_alpn_protocols(list(options.alpn))
     context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE  # the client's first choice shows
     names = {}
     context.sni_callback = lambda tls, name, _: names.__setitem__(tls, name)
@@ -298,7 +305,8 @@ class _ServerTunnel:
                                        if value is not None})
         if options.connection_window:
             self.h2.increment_flow_control_window(options.connection_window)
-        self.flush()
+        if options.noise is None:
+            self.flush()
 
     def flush(self):
         data = self.h2.data_to_send()
@@ -306,6 +314,8 @@ class _ServerTunnel:
             self.tls.sendall(data)
 
     def run(self):
+        if self.options.noise is not None:
+            self.tls.sendall(self.options.noise)
         while True:
             data = self.tls.recv(1 << 16)
             if not data:
@@ -348,6 +358,13 @@ class _ServerTunnel:
         self.requests += 1
         headers = [tuple(pair) for pair in event.headers]
         self.tell(kind="request", headers=headers, stream=event.stream_id, **self.facts)
+        if self.options.refuse_with is not None:
+            self.h2.reset_stream(event.stream_id, self.options.refuse_with)
+            return
+        if self.options.complain is not None:
+            self.h2.close_connection(self.options.complain, last_stream_id=event.stream_id)
+            self.flush()
+            raise ConnectionAbortedError("told to")
         status = self.options.status
         self.h2.send_headers(event.stream_id, [(":status", str(status))], end_stream=status != 200)
         if self.options.close_after_headers:

@@ -11,6 +11,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 import system
 
 HOUR = datetime.timedelta(hours=1)
+USAGES = {"serverAuth": ExtendedKeyUsageOID.SERVER_AUTH,
+          "clientAuth": ExtendedKeyUsageOID.CLIENT_AUTH}
 
 
 def now():
@@ -99,7 +101,8 @@ class Authority:
         write_private(os.path.join(directory, "tls.key"), pair.key_pem, key_mode)
         write_private(os.path.join(directory, "tls.crt"), pair.certificate_pem, 0o644)
 
-    def leaf(self, uris, not_before=None, not_after=None, authority=False):
+    def leaf(self, uris, not_before=None, not_after=None, authority=False,
+             usages=("serverAuth", "clientAuth")):
         key = ec.generate_private_key(ec.SECP256R1())
         names = [x509.UniformResourceIdentifier(uri) for uri in uris]
         start = not_before or now() - HOUR / 60
@@ -111,8 +114,8 @@ class Authority:
                    .add_extension(_usage(digital_signature=True, key_cert_sign=authority), True)
                    .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(
                        self.key.public_key()), False)
-                   .add_extension(x509.ExtendedKeyUsage(
-                       [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), False))
+                   .add_extension(x509.ExtendedKeyUsage([USAGES[name] for name in usages]),
+                                  False))
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), True)
         certificate = builder.sign(self.key, hashes.SHA256())

@@ -2,7 +2,6 @@
 
 import os
 import select
-import ssl
 import struct
 import time
 
@@ -10,80 +9,20 @@ import peers
 import pki
 import pytest
 import traffic
+from frames import (DATA, HEADERS, PING, PREFACE, PUSH, RST, SETTINGS, WINDOW, connect_block,
+                    frame, greet, linger, push)
 from mesh import CLIENT, ECHO, SECOND, WEB
 from procs import eventually
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, PRIORITY, RST, SETTINGS, PUSH, PING, GOAWAY, WINDOW, CONTINUATION = range(10)
 GROWTH_KIB = 24 * 1024
-
-
-def frame(kind, flags=0, stream=0, payload=b"", length=None):
-    size = len(payload) if length is None else length
-    return size.to_bytes(3, "big") + bytes([kind, flags]) + struct.pack(">I", stream) + payload
-
-
-def literal(name, value):
-    """HPACK: a literal without indexing, no Huffman (RFC 7541 §6.2.2), short strings only."""
-    return b"\x00" + bytes([len(name)]) + name + bytes([len(value)]) + value
-
-
-def connect_block(authority):
-    return literal(b":method", b"CONNECT") + literal(b":authority", authority.encode())
 
 
 @pytest.fixture
 def raw(mesh):
     """A TLS session after the HTTP/2 preface, for frames written by hand."""
-    pair = mesh.authority.workload("shop", "client")
-    context = peers.client_context(mesh.authority.certificate_path, pair)
-    tls = context.wrap_socket(mesh.c.dial(mesh.b.v4, 15008),
-                              server_hostname=pki.server_name("shop", "web"))
-    tls.sendall(PREFACE + frame(SETTINGS))
+    tls = greet(mesh)
     yield tls
     tls.close()
-
-
-def push(tls, data, seconds=20, read=True, heard=None):
-    """Sends while the peer lets us; how many bytes it took before it ended the session.
-
-    What it said meanwhile is added to `heard`."""
-    heard = bytearray() if heard is None else heard
-    tls.setblocking(False)
-    view, sent, deadline = memoryview(data), 0, time.monotonic() + seconds
-    try:
-        while sent < len(view) and time.monotonic() < deadline:
-            readable, writable, _ = select.select([tls] if read else [], [tls], [], 1)
-            if readable or (read and tls.pending()):
-                try:
-                    piece = tls.recv(1 << 16)
-                    heard += piece
-                    if not piece:
-                        break
-                except ssl.SSLWantReadError:
-                    pass
-            if writable:
-                try:
-                    sent += tls.send(view[sent:sent + (1 << 14)])
-                except ssl.SSLWantWriteError:
-                    pass
-    except OSError:
-        pass
-    return sent
-
-
-def linger(tls, seconds=1.0):
-    """Reads for a while; true when the peer ended the session."""
-    tls.setblocking(True)
-    tls.settimeout(seconds)
-    try:
-        while tls.recv(1 << 16):
-            pass
-        return True
-    except TimeoutError:
-        return False
-    except OSError:
-        return True
 
 
 @pytest.fixture
@@ -97,33 +36,6 @@ def unharmed(mesh):
         assert mesh.b.worker() == worker, "the worker died"
         grown = mesh.b.pss_kib() - before
         assert grown < GROWTH_KIB, f"{grown} KiB more"
-
-
-FLOODS = {
-    "pings unread": (frame(PING, payload=b"12345678") * 200_000, False),
-    "pings": (frame(PING, payload=b"12345678") * 50_000, True),
-    "settings unread": (frame(SETTINGS, payload=b"\x00\x04\x00\x01\x00\x00") * 100_000, False),
-    "empty settings": (frame(SETTINGS) * 50_000, True),
-    "priorities": (b"".join(frame(PRIORITY, 0, 2 * n + 1, b"\0\0\0\0\x10")
-                            for n in range(50_000)), True),
-    "window updates": (frame(WINDOW, payload=struct.pack(">I", 1)) * 50_000, True),
-    "unknown frames": (frame(0xf0, payload=b"x" * 100) * 50_000, True),
-    "resets of nothing": (b"".join(frame(RST, 0, 2 * n + 1, b"\0\0\0\x08")
-                                   for n in range(20_000)), True),
-}
-
-
-@pytest.mark.parametrize("kind", FLOODS)
-def test_a_flood_of_frames_is_borne_or_ended(mesh, unharmed, raw, kind):
-    data, read = FLOODS[kind]
-    push(raw, data, 8, read)
-
-
-def test_endless_continuation_is_ended(mesh, unharmed, raw):
-    block = connect_block(f"{mesh.b.v4}:{ECHO}")
-    more = frame(CONTINUATION, 0, 1, literal(b"x", b"y" * 100))
-    data = frame(HEADERS, 0, 1, block) + more * 50_000
-    assert push(raw, data, 8) < len(data) or linger(raw)
 
 
 def test_a_header_bomb_is_refused(mesh, unharmed, raw):

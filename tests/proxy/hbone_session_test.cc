@@ -76,9 +76,12 @@ struct End final : HboneEvents {
     limits.push_back(limit);
     excesses.push_back(reason);
   }
+  void on_limit_hit(telemetry::Limit limit) override { limits.push_back(limit); }
   void on_ping_answered() override { pong = true; }
   int resets = 0;
   void on_reset_counted() override { ++resets; }
+  int idle_frames = 0;
+  void on_idle_frame() override { ++idle_frames; }
   void on_streams_changed() override {}
 
   void take(const std::string& bytes) {
@@ -660,4 +663,46 @@ TEST_CASE("what differs with every request does not push the rest out of the HPA
     stream.reset();
     pair.settle();
   }
+}
+
+TEST_CASE("a GOAWAY that names an error is kept with the words that came with it") {
+  Pair pair;
+  pair.settle();
+  const std::string words = "too_many\nresets";
+  std::string goaway("\0\0\0\7\0\0\0\0\0\0\0\0\0\0\0\0\x0b", 17);
+  goaway[2] = static_cast<char>(8 + words.size());
+  pair.client.take(goaway + words);
+  CHECK(pair.client.session.complaint() ==
+        "the far agent ended the tunnel, ENHANCE_YOUR_CALM \"too_many\\nresets\": a limit of its "
+        "was exceeded");
+}
+
+TEST_CASE("frames without content are only told of beyond what traffic accounts for") {
+  Pair pair;
+  pair.settle();
+  const int before = pair.server.idle_frames;
+  const std::string ping(
+      "\0\0\x8\6\0\0\0\0\0"
+      "12345678",
+      17);
+  pair.server.take(ping);
+  CHECK(pair.server.idle_frames == before + 1);
+  Answer answer;
+  const auto stream = pair.client.session.connect(request_to("10.0.0.2:9080"), &answer);
+  pair.settle();
+  REQUIRE(pair.server.accepted.size() == 1);
+  pair.server.accepted[0]->respond(200);
+  const std::string text(12'800, 'x');
+  const Bytes piece = as_bytes(text);
+  pair.server.accepted[0]->write({&piece, 1});
+  pair.settle();
+  const int during = pair.server.idle_frames;
+  for (int i = 0; i < 100; ++i) {
+    pair.server.take(ping);
+  }
+  CHECK(pair.server.idle_frames == during);
+  for (int i = 0; i < 100; ++i) {
+    pair.server.take(ping);
+  }
+  CHECK(pair.server.idle_frames > during);
 }

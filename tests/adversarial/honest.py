@@ -1,0 +1,52 @@
+"""An honest client beside an attack, and what the attack costs it."""
+
+import os
+import socket
+import statistics
+import time
+
+import traffic
+from mesh import CLIENT, ECHO
+
+ROUNDS = 5
+REQUESTS = 200
+# Below this a p99 says more of the machine's scheduler than of the agent.
+FLOOR = 0.005
+
+
+def behind_others():
+    """An attacker is another machine: it must not take the processors of the one attacked."""
+    os.nice(19)
+
+
+def _latencies(address, count):
+    """Seconds of `count` new connections with one question each."""
+    took = []
+    for _ in range(count):
+        started = time.monotonic()
+        with socket.create_connection((address, ECHO), timeout=20) as sock:
+            traffic.ask(sock)
+        took.append(time.monotonic() - started)
+    return took
+
+
+def p99(mesh):
+    took = sorted(mesh.a.call(_latencies, mesh.b.v4, REQUESTS, uid=CLIENT, timeout=120))
+    return took[len(took) * 99 // 100]
+
+
+def compare(mesh, attack, rounds=ROUNDS):
+    """(median p99 by itself, median p99 under attack, by itself and under attack each round)."""
+    quiet, under = [], []
+    p99(mesh)
+    for _ in range(rounds):
+        quiet.append(p99(mesh))
+        with attack():
+            under.append(p99(mesh))
+    return statistics.median(quiet), statistics.median(under), (quiet, under)
+
+
+def check(mesh, attack, rounds=ROUNDS):
+    quiet, under, all_of_them = compare(mesh, attack, rounds)
+    print(f"p99 {quiet * 1e3:.2f} ms by itself, {under * 1e3:.2f} ms under attack")
+    assert under <= 2 * max(quiet, FLOOR), all_of_them

@@ -1,0 +1,185 @@
+/// A peer with a good certificate that breaks HTTP/2, or overdoes it, and what is said of it.
+
+#include <catch2/catch.hpp>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "proxy/tunnel.h"
+#include "proxy/tunnels.h"
+
+using namespace meshnode;
+using namespace meshnode::proxy;
+using namespace meshnode::proxy::test;
+
+namespace {
+
+enum Type { kData, kHeaders, kPriority, kRst, kSettings, kPush, kPing, kGoaway, kWindow };
+
+const std::string kPreface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+std::string frame(int type, int flags, int stream, const std::string& payload) {
+  std::string out(9, '\0');
+  out[1] = static_cast<char>(payload.size() >> 8U);
+  out[2] = static_cast<char>(payload.size() & 0xff);
+  out[3] = static_cast<char>(type);
+  out[4] = static_cast<char>(flags);
+  out[8] = static_cast<char>(stream);
+  return out + payload;
+}
+
+/// A TLS client that sends whatever the test wants over a server's tunnel.
+struct Raw final : StreamEvents, tls::SessionEvents {
+  explicit Raw(const std::string& first = kPreface + frame(kSettings, 0, 0, "")) {
+    auto [near, far] = network.pair({at("10.0.0.1:4000"), at("10.0.0.2:15008"), {}});
+    server.open(Role::kServer, std::move(far), credential_for(kReviews));
+    stream = std::move(near);
+    tls = std::move(*tls::Session::client(
+        credential_for(kProduct), kReviews, [this] { return context.clock.wall_now(); }, this));
+    stream->set_events(this);
+    stream->start_reading();
+    shake();
+    loop.run();
+    REQUIRE(server.ready == 1);
+    send(first);
+  }
+  void shake() { done = *tls->handshake() == tls::Session::Progress::kDone; }
+  void send(const std::string& octets) {
+    REQUIRE(tls->write(as_bytes(octets)));
+    loop.run();
+  }
+  void on_ciphertext(Bytes record) override { stream->write({&record, 1}); }
+  void on_signed() override {}
+  void on_data(MutableBytes data) override {
+    tls->feed(data);
+    if (!done) {
+      shake();
+    }
+    std::vector<std::uint8_t> buffer(65'536);
+    while (done) {
+      const auto got = tls->read(buffer);
+      if (!got || got->closed) {
+        return;
+      }
+      heard += as_text(Bytes(buffer).first(got->size));
+      if (got->need_input) {
+        return;
+      }
+    }
+  }
+  void on_end() override {}
+  void on_error(const Error&) override {}
+  void on_drained() override {}
+  /// Its end is heard of at once, its connection is kept for a second so that GOAWAY is read.
+  bool over() {
+    loop.advance(1s);
+    return server.gone == 1;
+  }
+  /// The error code of the GOAWAY that was heard; -1: none.
+  int goaway() const {
+    for (std::size_t i = 0; i + 17 <= heard.size();) {
+      const auto octet = [&](std::size_t k) { return static_cast<unsigned char>(heard[i + k]); };
+      if (octet(3) == kGoaway) {
+        return octet(16);
+      }
+      i += 9U + (octet(0) << 16U) + (octet(1) << 8U) + octet(2);
+    }
+    return -1;
+  }
+
+  FakeLoop loop;
+  FakeNetwork network{loop};
+  Recorders recorders;
+  ProxyContext context{recorders.context(loop, network, nullptr)};
+  TunnelHolder server{context};
+  std::unique_ptr<Stream> stream;
+  std::unique_ptr<tls::Session> tls;
+  bool done = false;
+  std::string heard;
+};
+
+constexpr int kCalm = 11;  // ENHANCE_YOUR_CALM
+
+}  // namespace
+
+TEST_CASE("a session that breaks HTTP/2 is told of once, with what it did") {
+  struct Row {
+    std::string octets, says;
+    int code;
+  };
+  const Row row =
+      GENERATE(Row{frame(kData, 0, 5, "x"), "DATA: stream in idle", 1},
+               Row{frame(kHeaders, 5, 2, "\x82"), "PROTOCOL_ERROR", 1},
+               Row{frame(kHeaders, 5, 1, "\xff\xff\xff\xff\xff\xff"), "COMPRESSION_ERROR", 9},
+               Row{frame(kPing, 0, 0, "1234567"), "FRAME_SIZE_ERROR", 6},
+               Row{frame(kWindow, 0, 0, "\x7f\xff\xff\xff"), "FLOW_CONTROL_ERROR", 3},
+               Row{std::string("\x7f\x00\x00\x00\x00\x00\x00\x00\x01", 9), "FRAME_SIZE_ERROR", 6});
+  Raw raw;
+  raw.send(row.octets);
+  CHECK(raw.over());
+  CHECK(raw.goaway() == row.code);
+  REQUIRE(raw.server.malformed.size() == 1);
+  CHECK_THAT(raw.server.malformed[0], Catch::Contains(row.says));
+  CHECK(raw.server.error == raw.server.malformed[0]);
+  CHECK(raw.server.excesses.empty());
+}
+
+TEST_CASE("a session that does not begin with the preface is told of") {
+  Raw raw("GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n");
+  CHECK(raw.over());
+  REQUIRE(raw.server.malformed.size() == 1);
+  CHECK_THAT(raw.server.malformed[0], Catch::Contains("preface"));
+}
+
+TEST_CASE("frames without content: 1,000 at once and 33 a second, then the tunnel ends") {
+  const std::string idle =
+      GENERATE(frame(kPing, 0, 0, "12345678"), frame(kSettings, 0, 0, ""),
+               frame(kPriority, 0, 9, std::string(4, '\0') + "\x10"), frame(0xf0, 0, 0, "noise"),
+               frame(kWindow, 0, 0, std::string("\0\0\0\1", 4)));
+  Raw raw;
+  for (int i = 1; i < 999; ++i) {  // its first SETTINGS counted
+    raw.send(idle);
+  }
+  raw.loop.advance(1s);
+  for (int i = 0; i < 33; ++i) {
+    raw.send(idle);
+  }
+  CHECK(raw.server.gone == 0);
+  raw.send(idle + idle + idle + idle + idle);
+  CHECK(raw.over());
+  CHECK(raw.goaway() == kCalm);
+  REQUIRE(raw.server.excesses.size() == 1);
+  CHECK_THAT(raw.server.excesses[0], Catch::Contains("frames without content"));
+  CHECK(raw.server.error == raw.server.excesses[0]);
+  CHECK(raw.server.malformed.empty());
+}
+
+TEST_CASE("a peer that overdoes it and does not read is gone after a second") {
+  Raw raw;
+  raw.stream->stop_reading();
+  for (int i = 0; i < 1'100; ++i) {
+    raw.send(frame(kSettings, 0, 0, "") + frame(kPing, 0, 0, "12345678"));
+  }
+  raw.loop.advance(1s + 1ms);
+  CHECK(raw.over());
+  CHECK(raw.server.excesses.size() == 1);
+}
+
+TEST_CASE("a request's header fields have ten seconds, trickled or not") {
+  Raw raw;
+  const bool trickled = GENERATE(true, false);
+  raw.send(frame(kHeaders, 4, 1, std::string(20, '\x82')).substr(0, 9));
+  for (int i = 0; i < 9; ++i) {
+    raw.loop.advance(1s);
+    if (trickled) {
+      raw.send("\x82");
+    }
+  }
+  CHECK(raw.server.gone == 0);
+  raw.loop.advance(1s + 1ms);
+  CHECK(raw.goaway() == kCalm);
+  REQUIRE(raw.server.excesses.size() == 1);
+  CHECK_THAT(raw.server.excesses[0], Catch::Contains("longer than 10 s"));
+  raw.loop.run();
+  CHECK(raw.over());
+}
