@@ -23,6 +23,7 @@ class Inbound::Delivered final : public Connection, private DialEvents {
         hbone_(hbone) {
     addresses_.source = source;
   }
+  ~Delivered() override { *alive_ = false; }
 
   void describe_caller(const SpiffeId* identity) {
     const snapshot::Snapshot& snapshot = *context_.snapshot;
@@ -66,10 +67,27 @@ class Inbound::Delivered final : public Connection, private DialEvents {
       options.transparent =
           addresses_.source.ip != arrival.local && !addresses_.source.ip.is_loopback();
     }
-    dial_ = context_.network.dial(options, this);
+    if (hbone_ == nullptr) {
+      dial_ = context_.network.dial(options, this);
+      return;
+    }
+    // After all that came with the request: one that is reset in the same breath, as in a flood of
+    // them, is not worth a socket.
+    context_.executor.defer([this, options, alive = alive_] {
+      if (*alive) {
+        dial(options);
+      }
+    });
   }
 
  private:
+  void dial(const DialOptions& options) {
+    if (hbone_->lost()) {
+      record_refusal(telemetry::Flag::kConnect, hbone_->lost()->message);
+      return;
+    }
+    dial_ = context_.network.dial(options, this);
+  }
   void on_connected(std::unique_ptr<Stream> program) override {
     if (hbone_ != nullptr) {
       hbone_->respond(200);
@@ -94,7 +112,8 @@ class Inbound::Delivered final : public Connection, private DialEvents {
     }
   }
 
-  HboneStream* hbone_;  // stream_'s object, or null
+  HboneStream* hbone_;                                          // stream_'s object, or null
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // for the deferred dial
 };
 
 Inbound::Inbound(ProxyContext& context) : context_(context), connections_(context.executor) {}

@@ -10,6 +10,7 @@ from mesh import CLIENT, ECHO
 
 ROUNDS = 5
 REQUESTS = 200
+ATTEMPTS = 3
 # Below this a p99 says more of the machine's scheduler than of the agent.
 FLOOR = 0.005
 
@@ -47,6 +48,12 @@ def compare(mesh, attack, rounds=ROUNDS):
 
 
 def check(mesh, attack, rounds=ROUNDS):
-    quiet, under, all_of_them = compare(mesh, attack, rounds)
-    print(f"p99 {quiet * 1e3:.2f} ms by itself, {under * 1e3:.2f} ms under attack")
-    assert under <= 2 * max(quiet, FLOOR), all_of_them
+    """A neighbour on the machine may spoil a comparison; an attack that harms spoils them all."""
+    seen = []
+    for _ in range(ATTEMPTS):
+        quiet, under, all_of_them = compare(mesh, attack, rounds)
+        print(f"p99 {quiet * 1e3:.2f} ms by itself, {under * 1e3:.2f} ms under attack")
+        if under <= 2 * max(quiet, FLOOR):
+            return
+        seen.append(all_of_them)
+    raise AssertionError(f"an honest client's p99 is beyond twice its own: {seen}")

@@ -28,6 +28,11 @@ def limits(host):
     return host.metric_sum("meshnode_peer_refused_total", reason="limit")
 
 
+def dialled(sock):
+    """A program that counts who comes."""
+    return traffic.peer_of(sock)
+
+
 def ask(mesh, stream, port=ECHO, end=0):
     block = frames.connect_block(f"{mesh.b.v4}:{port}")
     return frame(HEADERS, END_HEADERS | end, stream, block)
@@ -58,6 +63,18 @@ def test_rapid_reset_is_calmed_within_a_second(mesh):
     took, code = ended_by(mesh, data)
     print(f"GOAWAY after {took:.2f} s")
     assert code == CALM and took <= 1
+
+
+def test_a_request_that_is_reset_in_the_same_breath_is_not_dialled(mesh):
+    with mesh.b.serve(traffic.serve_each, SECOND, dialled, uid=WEB) as server:
+        with frames.greet(mesh) as tls:
+            for n in range(0, 900, 100):
+                tls.sendall(b"".join(
+                    ask(mesh, 2 * k + 1, SECOND) + frame(RST, 0, 2 * k + 1, struct.pack(">I", 8))
+                    for k in range(n, n + 100)))
+            tls.sendall(ask(mesh, 2001, SECOND))
+            frames.linger(tls, 1)
+        assert 1 <= len(server.drain_events()) <= 50
 
 
 @pytest.mark.parametrize("kind", ["window overflow", "bad field"])
