@@ -16,7 +16,7 @@ import pytest
 import system
 import traffic
 from frames import END_HEADERS, HEADERS, RST, frame
-from mesh import SECOND, WEB
+from mesh import SECOND, THIRD, WEB
 from procs import eventually
 
 WEB_NAME = pki.server_name("shop", "web")
@@ -53,12 +53,12 @@ class Attack:
 
 def slow_readers(channel, attack, count):
     """Each asks for a body without end and reads a byte a second of it."""
-    honest.behind_others()
     sessions = []
     for _ in range(count):
         tls = attack.session()
         tls.sendall(attack.ask(1, SECOND))
         sessions.append(tls)
+    honest.behind_others()
     channel.ready()
     while True:
         time.sleep(1)
@@ -69,7 +69,6 @@ def slow_readers(channel, attack, count):
 
 def slow_headers(channel, attack, count):
     """Each begins a request and adds an octet a second; who is cut comes again."""
-    honest.behind_others()
     sessions = []
 
     def one():
@@ -79,6 +78,7 @@ def slow_headers(channel, attack, count):
         return tls
 
     sessions = [one() for _ in range(count)]
+    honest.behind_others()
     channel.ready()
     while True:
         time.sleep(1)
@@ -93,7 +93,6 @@ def slow_headers(channel, attack, count):
 
 def never_finishing(channel, attack, count):
     """Dials and says half of a ClientHello; who is cut comes again."""
-    honest.behind_others()
 
     def one():
         sock = socket.create_connection((attack.address, peers.HBONE_PORT), timeout=20)
@@ -102,6 +101,7 @@ def never_finishing(channel, attack, count):
         return sock
 
     sockets = [one() for _ in range(count)]
+    honest.behind_others()
     channel.ready()
     while True:
         time.sleep(1)
@@ -120,8 +120,7 @@ def never_finishing(channel, attack, count):
 
 def resets(channel, attack, count):
     """Opens and resets streams as fast as it can; who is cut comes again after a second."""
-    honest.behind_others()
-    data = b"".join(attack.ask(2 * n + 1, SECOND) + frame(RST, 0, 2 * n + 1, struct.pack(">I", 8))
+    data = b"".join(attack.ask(2 * n + 1, THIRD) + frame(RST, 0, 2 * n + 1, struct.pack(">I", 8))
                     for n in range(1_500))
 
     def flood():
@@ -131,6 +130,7 @@ def resets(channel, attack, count):
                     frames.push(tls, data, 5)
             time.sleep(1)
 
+    honest.behind_others()
     threads = [threading.Thread(target=flood, daemon=True) for _ in range(count)]
     for thread in threads:
         thread.start()
@@ -143,6 +143,11 @@ def pour(sock):
     with contextlib.suppress(OSError):
         while True:
             sock.sendall(b"p" * 65536)
+
+
+def quiet_echo(channel, port):
+    honest.behind_others()
+    traffic.echo_server(channel, port)
 
 
 @pytest.fixture
@@ -178,7 +183,8 @@ def test_all_attacks_at_once_leave_an_honest_client_alone(mesh, unharmed, mixed)
             yield
             most.append(mesh.b.pss_kib())
 
-    with mesh.b.serve(traffic.serve_each, SECOND, pour, uid=WEB):
+    with mesh.b.serve(traffic.serve_each, SECOND, pour, uid=WEB), mesh.b.serve(
+            quiet_echo, THIRD, uid=WEB):
         honest.check(mesh, attack, rounds=5 if system.SCALE >= 1 else 3)
     print(f"{total} connections: at most {max(most)} KiB PSS; the bound is {bound}")
     assert max(most) <= bound, most
