@@ -78,9 +78,11 @@ struct Raw final : StreamEvents, tls::SessionEvents {
   /// The error code of the GOAWAY that was heard; -1: none.
   int goaway() const {
     for (std::size_t i = 0; i + 17 <= heard.size();) {
-      const auto octet = [&](std::size_t k) { return static_cast<unsigned char>(heard[i + k]); };
+      const auto octet = [&](std::size_t k) {
+        return static_cast<std::size_t>(static_cast<unsigned char>(heard[i + k]));
+      };
       if (octet(3) == kGoaway) {
-        return octet(16);
+        return static_cast<int>(octet(16));
       }
       i += 9U + (octet(0) << 16U) + (octet(1) << 8U) + octet(2);
     }
