@@ -53,9 +53,12 @@ def program():
         return None
     environment = {**os.environ, "GOBIN": TOOLS, "GOPATH": os.path.join(TOOLS, "go"),
                    "GOCACHE": os.path.join(TOOLS, "cache"), "GOFLAGS": "-modcacherw"}
-    done = subprocess.run([go, "install", MODULE], env=environment, check=False, timeout=180,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    return os.path.join(TOOLS, "h2spec") if done.returncode == 0 else None
+    try:
+        subprocess.run([go, "install", MODULE], env=environment, check=True, timeout=90,
+                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+        return None
+    return os.path.join(TOOLS, "h2spec")
 
 
 def outcomes(path):
