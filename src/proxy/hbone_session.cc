@@ -362,8 +362,9 @@ void HboneSession::note_offence(std::uint32_t code, std::string_view words) {
     return;  // known, and better
   }
   overdone_ = code == NGHTTP2_ENHANCE_YOUR_CALM;
-  offence_ = fmt::format("the peer broke HTTP/2, {}: {}", nghttp2_http2_strerror(code),
-                         words.empty() ? last_error_ : words);
+  const std::string_view text = words.empty() ? std::string_view(last_error_) : words;
+  offence_ = fmt::format("the peer broke HTTP/2, {}{}{}", nghttp2_http2_strerror(code),
+                         text.empty() ? "" : ": ", text);
 }
 
 void HboneSession::note_complaint(std::uint32_t code, std::string_view words) {

@@ -34,6 +34,7 @@ NOT_OURS = {
     ("http2/4.2", "Sends a large size HEADERS frame that exceeds the SETTINGS_MAX_FRAME_SIZE"):
         "assumes 16,384",
     ("http2/5.1", "half closed (remote): Sends a DATA frame"): "closed by then",
+    ("http2/5.1", "half closed (remote): Sends a HEADERS frame"): "closed by then",
     ("http2/5.1", "closed: Sends a DATA frame after sending RST_STREAM frame"): "RFC 7540",
     ("http2/5.1", "closed: Sends a HEADERS frame after sending RST_STREAM frame"): "RFC 7540",
     ("http2/5.1", "closed: Sends a DATA frame"): "RFC 7540",
