@@ -197,7 +197,11 @@ Worker::Worker(const WorkerOptions& options)
           [this](std::uint16_t slot, const std::map<std::string, int>& by_name) {
             on_space(slot, by_name);
           },
-          [this](std::uint16_t slot) { proxies_->close(slot); }});
+          [this](std::uint16_t slot) {
+            if (proxies_) {
+              proxies_->close(slot);
+            }
+          }});
 }
 
 int Worker::run() {
@@ -243,7 +247,10 @@ void Worker::on_listeners(std::map<std::string, int> by_name, supervisor::Worker
 }
 
 void Worker::on_space(std::uint16_t slot, const std::map<std::string, int>& by_name) {
-  proxies_->open(slot, owning_listener_set(by_name));
+  proxy::ListenerSet set = owning_listener_set(by_name);
+  if (proxies_) {
+    proxies_->open(slot, set);
+  }
 }
 
 void Worker::restore_slots(const supervisor::Steering& steering) {

@@ -44,7 +44,7 @@ inline constexpr Duration kAnswerSlack = std::chrono::seconds(5);
 
 /// A far agent that said goodbye may be back soon, with a new version or configuration. For so long
 /// afterwards those who call it wait while nobody is there, instead of being refused at once.
-inline constexpr Duration kComesBackWithin = kAnswerWithin;
+inline constexpr Duration kComesBackWithin = std::chrono::seconds(15);
 inline constexpr Duration kKnockAgainAfter = std::chrono::milliseconds(100);
 
 /// One wish for a stream; destroying it withdraws it. Either event ends it.

@@ -51,8 +51,7 @@ void Tunnel::on_data(MutableBytes data) {
   }
   last_heard_ = context_.clock.now();
   if (expired()) {
-    context_.metrics.hit(telemetry::Limit::kCertificateEnd).add();
-    announce();  // the clock was set: the timer does not know yet
+    announce_for(telemetry::Limit::kCertificateEnd);  // the clock was set, unknown to the timer
   }
   tls_->feed(data);
   if (!ready_) {
@@ -332,6 +331,11 @@ void Tunnel::announce() {
   timer_->start(kGoawayPause);
 }
 
+void Tunnel::announce_for(telemetry::Limit limit) {
+  on_limit_hit(limit);
+  announce();
+}
+
 bool Tunnel::expired() const {
   return ready_ && !announced_ && context_.clock.wall_now() >= tls_->peer().not_after;
 }
@@ -413,12 +417,10 @@ void Tunnel::on_timer() {
     refusing_ = true;
     hbone_.refuse_new();
   }
-  if (!announced_ &&
-      (expired() || (idle && now >= idle_since_ + context_.limits.idle_tunnel_timeout))) {
-    context_.metrics
-        .hit(expired() ? telemetry::Limit::kCertificateEnd : telemetry::Limit::kIdleTunnel)
-        .add();
-    announce();
+  if (expired()) {
+    announce_for(telemetry::Limit::kCertificateEnd);
+  } else if (!announced_ && idle && now >= idle_since_ + context_.limits.idle_tunnel_timeout) {
+    announce_for(telemetry::Limit::kIdleTunnel);
   }
   if (!pinging_ && now >= last_heard_ + kPingAfter) {
     pinging_ = true;

@@ -140,6 +140,7 @@ class Tunnel final : public Retirable,
   void on_timer();
   void arm_timer();
   void announce();
+  void announce_for(telemetry::Limit limit);
   /// The peer's certificate has ended, and the tunnel's end has not begun.
   bool expired() const;
   void watch_headers();

@@ -69,7 +69,7 @@ enum class Limit : std::uint8_t {
   kConntrack,              ///< "conntrack": a connection was refused
   kProblems,               ///< "problems": one was not listed
 };
-inline constexpr std::size_t kLimits = 20;
+inline constexpr std::size_t kLimits = 22;
 std::string_view limit_name(Limit limit);
 
 enum class Direction : std::uint8_t { kInbound, kOutbound };

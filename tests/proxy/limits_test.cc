@@ -118,7 +118,7 @@ TEST_CASE("who is told to calm down fails its callers with OVERLOAD, and does no
   for (const auto& refused : world.a.refusals()) {
     CHECK(refused.flag == telemetry::Flag::kOverload);
   }
-  CHECK_THAT(world.a.refusals().back().error, Catch::Contains("a limit there is reached"));
+  CHECK_THAT(world.a.refusals().back().error, Catch::Contains("a limit of its was exceeded"));
   CHECK(world.dials("10.0.0.2:15008").size() <= 3);
 }
 
