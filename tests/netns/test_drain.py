@@ -1,5 +1,6 @@
 """SIGTERM: what runs may end, nothing new begins, and who calls hardly notices a restart."""
 
+import os
 import signal
 import threading
 import time
@@ -13,6 +14,21 @@ from procs import eventually
 PAUSE = 1.0  # between the two GOAWAYs; a drain takes no less while a tunnel is open
 
 
+def tunnels_on_every_loop(mesh):
+    """Connections held by all loops of a's agent: each loop that has a tunnel hears the goodbye."""
+    loops = len(os.sched_getaffinity(0))
+    held = []
+
+    def enough():
+        held.extend(mesh.a.dial(mesh.b.v4, ECHO, uid=CLIENT) for _ in range(8))
+        for sock in held[-8:]:
+            traffic.ask(sock)
+        return mesh.a.status()["tunnels"]["outbound"] >= loops
+
+    eventually(enough, 20, what="a tunnel on every loop")
+    return held
+
+
 def test_agents_that_are_restarted_under_load_fail_no_connection(own_mesh):
     mesh = own_mesh
     with mesh.b.serve(traffic.echo_server, ECHO, uid=WEB):
@@ -20,6 +36,8 @@ def test_agents_that_are_restarted_under_load_fail_no_connection(own_mesh):
             time.sleep(0.5)
             for number in range(system.scaled(50, 4)):
                 host = mesh.a if number % 2 else mesh.b
+                for sock in tunnels_on_every_loop(mesh):
+                    sock.close()
                 assert host.stop_agent() == 0
                 host.start_agent()
                 time.sleep(0.3)
@@ -29,10 +47,7 @@ def test_agents_that_are_restarted_under_load_fail_no_connection(own_mesh):
 def test_what_runs_ends_in_order_and_what_is_new_waits_for_the_next_agent(own_mesh):
     mesh = own_mesh
     with mesh.b.serve(traffic.echo_server, ECHO, uid=WEB):
-        # On every loop of the caller's a tunnel, and so somebody who hears the goodbye.
-        held = [mesh.a.dial(mesh.b.v4, ECHO, uid=CLIENT) for _ in range(8)]
-        for sock in held:
-            traffic.ask(sock)
+        held = tunnels_on_every_loop(mesh)
         stopped = threading.Thread(target=mesh.b.stop_agent)
         stopped.start()
         time.sleep(2 * PAUSE)
