@@ -11,7 +11,7 @@ import subprocess
 import procs
 from procs import Child, ServerChild, eventually
 from scrape import dechunk, parse_metrics
-from system import BINARY, children_of, is_binary, sh, start_time
+from system import BINARY, children_of, is_worker, sh, start_time
 
 
 class NamespacedSockets:
@@ -179,7 +179,7 @@ class Host:
 
     def workers(self):
         found = children_of(self._agent.pid) if self.agent_running() else []
-        found = [pid for pid in found if is_binary(pid, self.binary)]
+        found = [pid for pid in found if is_worker(pid, self.binary)]
         for pid in found:
             self._remember(pid)
         return found

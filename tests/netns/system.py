@@ -51,9 +51,12 @@ def children_of(pid):
         return []
 
 
-def is_binary(pid, path):
+def is_worker(pid, path):
+    """A child that is about to become iptables is of the same program for a moment."""
     try:
-        return os.path.samefile(f"/proc/{pid}/exe", path)
+        with open(f"/proc/{pid}/cmdline", "rb") as words:
+            return (os.path.samefile(f"/proc/{pid}/exe", path)
+                    and words.read().split(b"\0")[1:2] == [b"worker"])
     except (FileNotFoundError, ProcessLookupError):
         return False
 

@@ -262,7 +262,7 @@ REFUSED = {
     "no HBONE answer": (far(status=404), "CONNECT", None, None, "is it an HBONE agent"),
     "a malformed request, it says": (far(refuse_with=1), "H2_HANDSHAKE_FAILURE", None, None,
                                      "PROTOCOL_ERROR"),
-    "a limit there": (far(complain=11), "H2_HANDSHAKE_FAILURE", None, "tunnel-failed",
+    "a limit there": (far(complain=11), "OVERLOAD", None, "tunnel-failed",
                       "ENHANCE_YOUR_CALM.*a limit of its was exceeded"),
 }
 
