@@ -25,6 +25,9 @@ class Kernel {
   /// with an error is a CommandResult like any other; one killed by signal N has exit_code 128+N.
   virtual Result<CommandResult> run(const std::vector<std::string>& argv,
                                     const std::string& input) = 0;
+  /// Whether others than the host's administrator may have written what is read here: the network
+  /// namespace of a workload.
+  virtual bool foreign() const { return false; }
   /// A file of /proc, /sys or cgroupfs: at most 1 MiB, else kLimit.
   virtual Result<std::string> read(const std::string& path) const = 0;
   virtual Status write(const std::string& path, const std::string& value) = 0;

@@ -5,6 +5,7 @@
 #include <array>
 
 #include "capture/conflicts.h"
+#include "capture/own_words.h"
 #include "capture/routes.h"
 #include "capture/save.h"
 
@@ -78,6 +79,11 @@ Result<Saved> save(Kernel& kernel, Family family, std::string_view backend) {
 Status restore(Kernel& kernel, Family family, std::string_view backend, const std::string& text) {
   if (text.empty()) return {};
   const std::string name = program(family, backend, "restore");
+  if (kernel.foreign() && !in_own_words(text)) {
+    return fail(ErrorCode::kInvalid,
+                "rules in this network namespace look like meshnode's and are not: chains or rules "
+                "that lead into MESHNODE_ chains were made by somebody inside; remove them there");
+  }
   // -w: wait for another program's lock for 5 s, well within the 10 s of Kernel::run().
   auto ran = kernel.run({name, "--noflush", "-w", "5"}, text);
   if (!ran) return fail(with_package(ran.error()));

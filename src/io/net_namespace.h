@@ -86,6 +86,7 @@ class NamespaceKernel final : public Kernel {
   Result<std::string> read(const std::string& path) const override;
   Status write(const std::string& path, const std::string& value) override;
   Result<std::uint64_t> cgroup_inode(const std::string& path) const override;
+  bool foreign() const override { return true; }
 
  private:
   Kernel& outside_;

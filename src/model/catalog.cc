@@ -125,7 +125,8 @@ void join_own(Join& join) {
   for (const SocketAddress& at : disputed) catalog.inbound_own.erase(at);
 }
 
-void place(Join& join, CatalogWorkload& workload, const CatalogInput& input) {
+void place(Join& join, CatalogWorkload& workload, const std::string& account,
+           const CatalogInput& input) {
   if (const auto* at = std::get_if<MatchAddress>(&workload.match)) {
     workload.place = CatalogWorkload::Place::kAddress;
     const auto& local = input.local_addresses;
@@ -143,6 +144,15 @@ void place(Join& join, CatalogWorkload& workload, const CatalogInput& input) {
     if (known == input.namespaces.end()) return;
     for (const IpAddress& ip : known->second) {
       if (ip.is_loopback() || ip.is_link_local()) continue;
+      // Whoever is root in there gives himself what addresses he likes.
+      if (join.is_somebody_elses(ip, workload.id.ns, account)) {
+        join.problem("address-conflict", fmt::format("Workload {}", workload.id.text()),
+                     fmt::format("its network namespace has the address {}, which is of this host, "
+                                 "of a service or of another workload: it is not reached there",
+                                 ip.text()),
+                     "give the network namespace addresses of its own");
+        continue;
+      }
       workload.own.push_back(ip);
       join.namespace_addresses.insert(ip);
     }
@@ -154,6 +164,31 @@ std::string label_key(std::string_view ns, std::string_view label, std::string_v
 }
 
 }  // namespace
+
+Join::Join(const Resources& from) : resources(from) {
+  const auto entry = [this](const std::string& ns, const WorkloadEntrySpec& spec) {
+    claimed[spec.address].insert({ns, spec.service_account});
+  };
+  for (const auto& resource : resources) {
+    const std::string& ns = resource->metadata.ns;
+    if (const auto* spec = std::get_if<WorkloadEntrySpec>(&resource->spec)) {
+      entry(ns, *spec);
+    } else if (const auto* service = std::get_if<ServiceSpec>(&resource->spec)) {
+      virtual_addresses.insert(service->addresses.begin(), service->addresses.end());
+    } else if (const auto* external = std::get_if<ServiceEntrySpec>(&resource->spec)) {
+      virtual_addresses.insert(external->addresses.begin(), external->addresses.end());
+      for (const WorkloadEntrySpec& endpoint : external->endpoints) entry(ns, endpoint);
+    }
+  }
+}
+
+bool Join::is_somebody_elses(const IpAddress& ip, const std::string& ns,
+                             const std::string& account) const {
+  const auto found = claimed.find(ip);
+  return own_addresses.contains(ip) || virtual_addresses.contains(ip) ||
+         (found != claimed.end() &&
+          (found->second.size() > 1 || *found->second.begin() != std::pair(ns, account)));
+}
 
 void Join::problem(std::string code, std::string object, std::string message, std::string hint,
                    bool informational) {
@@ -237,7 +272,7 @@ void join_workloads(Join& join, const CatalogInput& input) {
     workload.is_default = spec->is_default;
     workload.force = spec->force;
     workload.origin = resource->origin;
-    place(join, workload, input);
+    place(join, workload, spec->service_account, input);
     for (const WorkloadPort& port : spec->ports) workload.ports.push_back(port.port);
     std::sort(workload.ports.begin(), workload.ports.end());
     Member member;

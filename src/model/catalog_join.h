@@ -19,11 +19,14 @@ namespace meshnode::model {
 using Claims = std::map<std::size_t, std::set<std::size_t>>;
 
 struct Join {
-  explicit Join(const Resources& from) : resources(from) {}
+  explicit Join(const Resources& from);
 
   Catalog catalog;
   const Resources& resources;
   std::set<IpAddress> own_addresses;        ///< the host's
+  std::set<IpAddress> virtual_addresses;    ///< of services
+  /// Addresses that entries give, and the namespaces and service accounts they give them to.
+  std::map<IpAddress, std::set<std::pair<std::string, std::string>>> claimed;
   std::set<IpAddress> namespace_addresses;  ///< of workloads in network namespaces of their own
   /// Members by "namespace, label, value", each list ascending.
   std::unordered_map<std::string, std::vector<std::size_t>> by_label;
@@ -42,6 +45,9 @@ struct Join {
   bool is_own(const IpAddress& ip) const {
     return own_addresses.contains(ip) || namespace_addresses.contains(ip) || ip.is_loopback();
   }
+  /// Whether an address is not for a workload of that namespace and account to have to itself.
+  bool is_somebody_elses(const IpAddress& ip, const std::string& ns,
+                         const std::string& account) const;
   void problem(std::string code, std::string object, std::string message, std::string hint,
                bool informational = false);
   /// False once the work this configuration asks for is over the limit; reported once.

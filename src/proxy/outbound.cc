@@ -96,7 +96,8 @@ class Outbound::Captured final : public Connection, private DialEvents, private 
       // To the callee, in its own namespace, where the caller's address is somebody else's.
       const bool known = context_.snapshot->preserve_source_address &&
                          addresses_.source.ip.family() == to.ip.family() &&
-                         !addresses_.source.ip.is_loopback();
+                         !addresses_.source.ip.is_loopback() &&
+                         caller_->may_be_at(addresses_.source.ip);
       options.source = known ? std::optional(addresses_.source.ip) : std::nullopt;
       options.transparent = known;
     }

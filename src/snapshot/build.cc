@@ -98,6 +98,7 @@ class Builder {
       workload->slot = slots_.slot(from.id);
       workload->ports = from.ports;
       workload->is_default = from.is_default;
+      workload->own = from.own;
       workload->shares_addresses = from.place == Place::kHost;
       if (from.place == Place::kNamespace) workload->space = workload->slot;
       const bool identified = !workload->identity.trust_domain().empty();

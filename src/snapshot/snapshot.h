@@ -49,6 +49,12 @@ struct LocalWorkload {
   bool is_default = false;           ///< answers a tunnel without SNI
   /// DialOptions::space of its network namespace: its slot, or 0 when it lives in the agent's.
   std::uint16_t space = 0;
+  /// Its own addresses, where it has some to itself.
+  std::vector<IpAddress> own;
+  /// In a namespace of its own a workload may give itself any address; in the host's it may not.
+  bool may_be_at(const IpAddress& source) const {
+    return space == 0 || std::find(own.begin(), own.end(), source) != own.end();
+  }
   bool shares_addresses = true;  ///< has neither an address of the host nor a namespace to itself
   bool declares(std::uint16_t port) const {
     return std::binary_search(ports.begin(), ports.end(), port);

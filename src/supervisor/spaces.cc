@@ -181,7 +181,6 @@ Status Spaces::take_up(Space& space, io::NetNamespace place) {
   }
   space.open->rules.want(space.spec);
   space.open->due = true;
-  space.open->tried = false;
   look_inside(space);
   log::info(kScope, "a workload's network namespace is taken up",
             {{"workload", space.workload.name}, {"where", where}});
@@ -365,6 +364,11 @@ void Spaces::begin_sweep() {
 }
 
 void Spaces::sweep_one() {
+  // Rules of an earlier run are a closed door: not to be opened for what is yet to be taken up.
+  const bool waiting = std::any_of(spaces_.begin(), spaces_.end(), [](const auto& entry) {
+    return !entry.second.open && !entry.second.waiting && !entry.second.surplus;
+  });
+  if (waiting) return;
   const io::FoundNamespace found = std::move(sweep_.back());
   sweep_.pop_back();
   for (const auto& [name, space] : spaces_) {

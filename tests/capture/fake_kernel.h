@@ -27,6 +27,7 @@ class FakeKernel : public Kernel {
   }
 
   bool ipv6 = true;
+  bool others = false;  ///< foreign()
   std::string own_cgroup = "/";
   std::map<std::string, std::uint64_t> cgroups;
   std::set<std::string> denied;  ///< programs that end with an error
@@ -64,6 +65,7 @@ class FakeKernel : public Kernel {
     if (after_restore) after_restore();
     return result;
   }
+  bool foreign() const override { return others; }
   Result<std::string> read(const std::string& path) const override {
     if (path == "/proc/self/cgroup") return "0::" + own_cgroup + "\n";
     if (path == "/proc/net/if_inet6" && ipv6) return std::string("00000001 01 80 10 80 lo\n");

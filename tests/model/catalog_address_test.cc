@@ -207,6 +207,29 @@ TEST_CASE("a workload in a network namespace answers at that namespace's address
   CHECK(at(unknown, "10.1.0.2:80") == "direct");
 }
 
+TEST_CASE("a network namespace cannot take what is the host's, a service's or another's") {
+  const std::string box = local_workload("box", "netns: /run/netns/box", "{port: 80}");
+  const std::string files = kNode + box + entry("web", "80") + service("web", "10.99.0.1", "80");
+  const auto with = [&](const std::string& more, const std::string& address) {
+    return catalog_of(files + more, {"10.79.0.77", "10.0.0.5"},
+                      {{{"shop", "box"}, {*IpAddress::parse(address)}}});
+  };
+  const std::string there =
+      "---\napiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: far, "
+      "namespace: shop, labels: {networking.istio.io/tunnel: http}}\n"
+      "spec: {address: 10.80.0.1, serviceAccount: db, ports: {p: 80}}\n";
+  for (const char* address : {"10.0.0.5", "10.99.0.1", "10.80.0.1"}) {
+    CAPTURE(address);
+    const Catalog catalog = with(there, address);
+    CHECK_FALSE(catalog.inbound_own.contains({*IpAddress::parse(address), 80}));
+    const auto told = codes(catalog);
+    CHECK(std::count(told.begin(), told.end(), "address-conflict") == 1);
+  }
+  CHECK(at(with(there, "10.80.0.1"), "10.80.0.1:80") == "tunnel 10.80.0.1:80");
+  const std::string own = std::string(there).replace(there.find("db"), 2, "box");
+  CHECK(at(with(own, "10.80.0.1"), "10.80.0.1:80") == "local 10.80.0.1:80");
+}
+
 TEST_CASE("two network namespaces with one address: neither is reached there") {
   const std::string files = kNode + local_workload("a", "netns: /run/netns/a", "{port: 80}") +
                             local_workload("b", "netns: /run/netns/b", "{port: 80}, {port: 81}");
