@@ -97,6 +97,9 @@ def test_the_mesh_may_run_through_the_vpn(vpn_mesh):
     with declared, undeclared:
         for family in BOTH:
             to = vpn.addresses["b"][family]
+            # That an address is its own a host sees within two seconds.
+            eventually(lambda to=to: isinstance(answer(a, to, ECHO, CLIENT), str), 6, 0.2,
+                       what=f"a tunnel to {to}")
             before = tunnelled(a), awkward.plaintext(b)
             assert answer(c, to, ECHO) == vpn.addresses["c"][family]
             assert awkward.plaintext(b) == before[1] + 1
