@@ -20,7 +20,13 @@ def flush_filter(host):
     host.run(["ip6tables", "-F"])
 
 
+def flush_nat(host):
+    for tool in TOOLS:
+        host.run([tool, "-t", "nat", "-F"])
+
+
 def flush_nat_and_delete(host):
+    """iptables-nft deletes the empty base chains as well, and the kernel's NAT ends with them."""
     for tool in TOOLS:
         host.run([tool, "-t", "nat", "-F"])
         host.run([tool, "-t", "nat", "-X"], check=False)
@@ -62,11 +68,12 @@ def escaped(mesh):
 
 
 @pytest.mark.parametrize("flush, whole", [
-    (flush_filter, False), (flush_nat_and_delete, False), (restore_filter, False),
-    (flush_routing, False), (restore_everything, True), (flush_ruleset, True)])
+    (flush_filter, False), (flush_nat, False), (restore_filter, False), (flush_routing, False),
+    (flush_nat_and_delete, True), (restore_everything, True), (flush_ruleset, True)])
 def test_a_flush_is_repaired_and_lets_nothing_out(mesh, flush, whole):
-    """With steering and backstop gone in one stroke, nobody is left to say no until the repair; how
-    long that is, is bounded. Any lesser flush lets nothing out."""
+    """With steering and backstop gone in one stroke, or NAT gone from under connections it had
+    steered, nobody is left to say no until the repair; how long that is, is bounded. Any lesser
+    flush lets nothing out."""
     a, b = mesh.a, mesh.b
     if whole:
         time.sleep(1.1)  # calm: rules that change all the time are looked at once a second
