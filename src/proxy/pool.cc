@@ -332,9 +332,7 @@ void Pool::leave(std::uint16_t space) {
   }
   for (auto& [key, entry] : entries_) {
     if (key.space == space) {
-      for (auto& opening : std::exchange(entry.openings, {})) {
-        context_.executor.retire(std::move(opening));
-      }
+      entry.openings.clear();  // at once: none of them may still hear of its connect
       serve_soon(key);
     }
   }

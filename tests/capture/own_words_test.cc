@@ -43,7 +43,8 @@ TEST_CASE("whatever we write is in our own words") {
       }
     }
   }
-  CHECK(in_own_words("*nat\n:MESHNODE_X - [0:0]\n-D OUTPUT -j MESHNODE_X\n-X MESHNODE_X\nCOMMIT\n"));
+  CHECK(in_own_words("*nat\n:MESHNODE_X - [0:0]\n-D OUTPUT -j MESHNODE_X\n-X MESHNODE_X\n"
+                     "COMMIT\n"));
 }
 
 TEST_CASE("what names a module, a program or another table is not") {
