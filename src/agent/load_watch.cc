@@ -25,6 +25,8 @@ constexpr unsigned kShare = 4;
 constexpr std::uint64_t kLeastMemory = std::uint64_t{64} << 20U;
 const char* const kCgroups = "/sys/fs/cgroup";
 
+bool half_used(std::uint64_t used, std::uint64_t limit) { return limit > 0 && 2 * used >= limit; }
+
 std::optional<std::uint64_t> number(std::string_view text) {
   text.remove_prefix(std::min(text.find_first_not_of(' '), text.size()));
   std::uint64_t value = 0;
@@ -117,19 +119,22 @@ LoadWatch::LoadWatch(Clock& clock, const Storage& storage, proxy::Load& load, Lo
 void LoadWatch::look() {
   const std::uint64_t max_memory = events_.max_memory();
   LoadReading now = read_load(storage_, max_memory);
-  const bool exact = overload_.short_of_memory(now) && clock_.now() >= next_giving_back_;
-  if (exact) {
+  if (overload_.short_of_memory(now)) {
+    if (clock_.now() < next_giving_back_) {
+      // What only looks used must not be shed or cut for, nor what was cut already.
+      timer_->start(kLoadEveryWhenNear);
+      return;
+    }
     next_giving_back_ = clock_.now() + kGiveBackEvery;
     events_.give_back();
     now = read_load(storage_, max_memory);
   }
-  const bool near =
-      2 * now.memory_used >= now.memory_limit || 2 * now.conntrack_used >= now.conntrack_limit;
+  const bool near = half_used(now.memory_used, now.memory_limit) ||
+                    half_used(now.conntrack_used, now.conntrack_limit);
   timer_->start(near ? kLoadEveryWhenNear : kLoadEvery);
   const Overload::Verdict verdict = overload_.look(now);
   load_.set_shed(verdict.shed);
-  // Never for what was cut already and only looks used.
-  if (exact && verdict.cut > 0) {
+  if (verdict.cut > 0) {
     events_.cut(verdict.cut);
   }
   if (!verdict.changed) {

@@ -16,7 +16,7 @@ bool holds(bool before, const Hysteresis& at, std::uint64_t used, std::uint64_t 
 Reports::Condition memory_condition(const LoadReading& now) {
   return {"memory",
           fmt::format("the agent uses {} of the {} MiB it may: new connections are refused, and "
-                      "at the limit those that keep the most are cut",
+                      "at the limit, or if this lasts, those that keep the most are cut",
                       now.memory_used >> 20U, now.memory_limit >> 20U),
           "find out who opens so many connections or reads so slowly, or raise the Node's "
           "proxy.maxMemory",
@@ -57,7 +57,11 @@ Overload::Verdict Overload::look(const LoadReading& now) {
   verdict.shed = memory_      ? proxy::Shed::kMemory
                  : conntrack_ ? proxy::Shed::kConntrack
                               : proxy::Shed::kNothing;
-  if (memory_ && now.memory_used >= now.memory_limit) {
+  looks_ = memory_ ? looks_ + 1 : 0;
+  if (looks_ >= kPatience) {
+    looks_ = 0;
+    verdict.cut = now.memory_used - per_cent(now.memory_limit, kShedMemory.ends);
+  } else if (memory_ && now.memory_used >= now.memory_limit) {
     verdict.cut = now.memory_used - per_cent(now.memory_limit, kCutMemoryTo);
   }
   return verdict;

@@ -30,6 +30,9 @@ inline constexpr Hysteresis kTellConntrack{90, 85};
 inline constexpr Hysteresis kShedConntrack{95, 90};
 /// At the limit itself connections are cut that keep much, until this much is used.
 inline constexpr unsigned kCutMemoryTo = 85;
+/// So many looks in a row at memory that is shed, and connections are cut until it would no longer
+/// be: who keeps a little less than the limit must not have everybody refused for ever.
+inline constexpr unsigned kPatience = 50;
 
 class Overload {
  public:
@@ -38,6 +41,7 @@ class Overload {
     std::uint64_t cut = 0;  ///< octets to free by cutting connections
     bool changed = false;   ///< the conditions have begun or ended
   };
+  /// Memory that only looks used, as it was not given back, is not to be shown.
   Verdict look(const LoadReading& now);
   /// Whether memory would be shed at the next look().
   bool short_of_memory(const LoadReading& now) const;
@@ -46,6 +50,7 @@ class Overload {
 
  private:
   bool memory_ = false;
+  unsigned looks_ = 0;  // since memory is shed, or was cut for having been so long
   bool conntrack_told_ = false;
   bool conntrack_ = false;
   std::vector<Reports::Condition> conditions_;

@@ -44,7 +44,7 @@ void Connection::on_pipe_done(const std::string& error, bool silent) {
 
 void Connection::cut(const std::string& why) {
   pipe_->abort();
-  record_->close(telemetry::Flag::kNone, why);
+  record_->close(telemetry::Flag::kOverload, why);
   all_.remove(*this);
 }
 

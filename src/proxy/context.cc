@@ -18,14 +18,15 @@ MutableBytes LoopBuffers::plaintext() {
   return {plaintext_.get() + kReadHeadroom, kPlaintext};
 }
 
-telemetry::Flag dial_failed(telemetry::AgentMetrics& metrics, const Error& error) {
+telemetry::Flag dial_failed(ProxyContext& context, const SocketAddress& to, const Error& error) {
   if (error.code == ErrorCode::kTimeout) {
-    metrics.hit(telemetry::Limit::kConnectTimeout).add();
+    context.metrics.hit(telemetry::Limit::kConnectTimeout).add();
   }
   if (error.code != ErrorCode::kLimit) {
     return telemetry::Flag::kConnect;
   }
-  metrics.hit(telemetry::Limit::kSockets).add();
+  context.metrics.hit(telemetry::Limit::kSockets).add();
+  context.reports.limit_reached(to.ip, error.message);
   return telemetry::Flag::kOverload;
 }
 

@@ -31,9 +31,10 @@ class ProxyReports {
   /// A stranger's or peer's attempt that was turned away: contract code peer-refused.
   virtual void peer_refused(const IpAddress& peer, telemetry::Flag flag,
                             const std::string& reason) = 0;
-  /// A peer ran into a limit of the contract and was stopped: limit-reached.
+  /// A peer ran into a limit of the contract and was stopped, or we did on the way to it:
+  /// limit-reached.
   virtual void limit_reached(const IpAddress& peer, const std::string& limit) = 0;
-  /// Accepting pauses: 80 % of the process's descriptors are in use.
+  /// Accepting pauses, or a CONNECT was refused: 80 % of the process's descriptors are in use.
   virtual void descriptors_used_up() = 0;
   /// Unfinished handshakes are as many as may be: the oldest give way to new ones.
   virtual void handshakes_used_up() = 0;
@@ -71,8 +72,8 @@ struct ProxyContext {
   model::ProxyLimits limits{};
 };
 
-/// Counts a dial that failed for a limit, and says how it is flagged.
-telemetry::Flag dial_failed(telemetry::AgentMetrics& metrics, const Error& error);
+/// Counts and tells of a dial that failed for a limit, and says how it is flagged.
+telemetry::Flag dial_failed(ProxyContext& context, const SocketAddress& to, const Error& error);
 
 telemetry::End end_of(const snapshot::Party& party);
 

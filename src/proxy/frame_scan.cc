@@ -32,25 +32,36 @@ FrameScan::Kind FrameScan::next(Bytes& data) {
   return Kind::kNone;
 }
 
-bool FrameScan::passed_over() {
-  const std::uint32_t stream = (static_cast<std::uint32_t>(header_[5]) & 0x7fU) << 24U |
-                               static_cast<std::uint32_t>(header_[6]) << 16U |
-                               static_cast<std::uint32_t>(header_[7]) << 8U | header_[8];
-  if (stream <= highest_) {
-    return stream >= gap_begin_ && stream < gap_end_;
+std::uint32_t FrameScan::stream() const {
+  return (static_cast<std::uint32_t>(header_[5]) & 0x7fU) << 24U |
+         static_cast<std::uint32_t>(header_[6]) << 16U |
+         static_cast<std::uint32_t>(header_[7]) << 8U | header_[8];
+}
+
+std::size_t FrameScan::length() const {
+  return static_cast<std::size_t>(header_[0]) << 16U | static_cast<std::size_t>(header_[1]) << 8U |
+         header_[2];
+}
+
+FrameScan::Kind FrameScan::headers() {
+  const std::uint32_t id = stream();
+  if (!client_) {
+    return Kind::kFollowing;
+  }
+  if (id <= highest_) {
+    return id >= gap_begin_ && id < gap_end_ ? Kind::kBackwards : Kind::kFollowing;
   }
   const std::uint32_t next = highest_ == 0 ? 1 : highest_ + 2;
-  if (stream > next) {
+  if (id > next) {
     gap_begin_ = next;
-    gap_end_ = stream;
+    gap_end_ = id;
   }
-  highest_ = stream;
-  return false;
+  highest_ = id;
+  return Kind::kCarrying;
 }
 
 FrameScan::Kind FrameScan::classify() {
-  skip_ = static_cast<std::size_t>(header_[0]) << 16U | static_cast<std::size_t>(header_[1]) << 8U |
-          header_[2];
+  skip_ = length();
   const std::uint8_t type = header_[3];
   const std::uint8_t flags = header_[4];
   switch (type) {
@@ -60,8 +71,7 @@ FrameScan::Kind FrameScan::classify() {
       headers_ += type == NGHTTP2_HEADERS ? 1 : 0;
       in_headers_ = !last || skip_ > 0;
       last_of_headers_ = last && skip_ > 0;
-      return type == NGHTTP2_HEADERS && client_ && passed_over() ? Kind::kBackwards
-                                                                 : Kind::kCarrying;
+      return type == NGHTTP2_HEADERS ? headers() : Kind::kCarrying;
     }
     case NGHTTP2_RST_STREAM:
       return Kind::kReset;

@@ -17,13 +17,18 @@ class FrameScan {
 
   enum class Kind {
     kNone,       ///< no whole frame header is left in the data
-    kCarrying,   ///< header fields, or DATA with payload
+    kCarrying,   ///< a request's header fields, or DATA with payload
+    kFollowing,  ///< HEADERS for a stream that a client has begun before: an answer, trailers
     kReset,      ///< RST_STREAM
     kBackwards,  ///< a client's HEADERS for a stream that it has passed over (RFC 9113 §5.1.1)
     kIdle,       ///< all else: nothing for any program in it
   };
   /// Takes `data` up to the end of the next frame header; call until kNone.
   Kind next(Bytes& data);
+
+  /// Of the frame that next() has just told of.
+  std::uint32_t stream() const;
+  std::size_t length() const;
 
   /// A request's header fields have begun to arrive and are not complete: which ones, counted from
   /// 1, else 0.
@@ -34,7 +39,7 @@ class FrameScan {
   static constexpr std::size_t kHeader = 9;
 
   Kind classify();
-  bool passed_over();
+  Kind headers();
 
   const bool client_;
   std::size_t skip_;  // of a payload, or the preface

@@ -26,11 +26,17 @@ constexpr std::size_t kHopelessHeaderList = std::size_t{4} * kMaxHeaderList;
 // that are good for another: window updates of a frugal reader, pings that measure a line.
 constexpr std::uint64_t kIdlePerFrame = 4;
 constexpr std::uint64_t kIdlePerOctets = 128;
+// Of such frames, paid for and saved up: a long download must not pay for a flood later.
+constexpr std::uint64_t kMaxIdleCredit = 100'000;
 // Of a GOAWAY's debug data, kept for the log.
 constexpr std::size_t kMostWords = 200;
 
 std::string_view words_of(const nghttp2_goaway& goaway) {
   return as_text({goaway.opaque_data, goaway.opaque_data_len});
+}
+
+std::string header_list_too_long() {
+  return fmt::format("a header list of more than {} KiB", kMaxHeaderList >> 10U);
 }
 
 /// Why a far agent gives such an answer to CONNECT (ztunnel's conventions).
@@ -223,7 +229,7 @@ struct HboneSession::Callbacks {
     if (!session.events_->writable()) {
       return NGHTTP2_ERR_WOULDBLOCK;  // one call may otherwise put out whole windows
     }
-    session.idle_credit_ += size == 0 ? 0 : kIdlePerFrame + size / kIdlePerOctets;
+    session.credit(size == 0 ? 0 : kIdlePerFrame + size / kIdlePerOctets);
     session.put_data(*stream, frame_header, size);
     if (!stream->view_.empty()) {
       stream->view_ = stream->view_.subspan(size);
@@ -344,7 +350,9 @@ void HboneSession::count(Bytes data) {
   FrameScan::Kind kind = scan_.next(data);
   for (; kind != FrameScan::Kind::kNone && !calmed_; kind = scan_.next(data)) {
     if (kind == FrameScan::Kind::kCarrying) {
-      ++idle_credit_;
+      credit(1);
+    } else if (kind == FrameScan::Kind::kFollowing) {
+      count_following();
     } else if (kind == FrameScan::Kind::kBackwards && offence_.empty()) {
       // nghttp2 would ignore it.
       offence_ = "the peer broke HTTP/2, PROTOCOL_ERROR: HEADERS: it had passed this stream over";
@@ -355,6 +363,23 @@ void HboneSession::count(Bytes data) {
       events_->on_idle_frame();
     }
   }
+}
+
+void HboneSession::count_following() {
+  if (find(static_cast<std::int32_t>(scan_.stream())) != nullptr) {
+    credit(1);
+    return;
+  }
+  // nghttp2 decodes it, for the sake of the HPACK table, and tells nobody: no field is counted.
+  events_->on_idle_frame();
+  if (scan_.length() > kMaxHeaderList && !calmed_) {
+    calm();
+    events_->on_excess(telemetry::Limit::kHeaderList, header_list_too_long());
+  }
+}
+
+void HboneSession::credit(std::uint64_t frames) {
+  idle_credit_ = std::min(idle_credit_ + frames, kMaxIdleCredit);
 }
 
 void HboneSession::note_offence(std::uint32_t code, std::string_view words) {
@@ -508,8 +533,7 @@ int HboneSession::too_long(const HboneStream& stream) {
   // References of one octet to a large field would cost far more here than to send.
   if (!calmed_) {
     calm();
-    events_->on_excess(telemetry::Limit::kHeaderList,
-                       fmt::format("a header list of more than {} KiB", kMaxHeaderList >> 10U));
+    events_->on_excess(telemetry::Limit::kHeaderList, header_list_too_long());
   }
   return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
 }
@@ -529,8 +553,7 @@ void HboneSession::request_complete(HboneStream& stream) {
   std::unique_ptr<HboneStream> owned = std::move(found->second);
   arriving_.erase(found);
   if (stream.header_bytes_ > kMaxHeaderList) {
-    events_->on_excess(telemetry::Limit::kHeaderList,
-                       fmt::format("a header list of more than {} KiB", kMaxHeaderList >> 10U));
+    events_->on_excess(telemetry::Limit::kHeaderList, header_list_too_long());
     stream.respond(503);
     return;
   }

@@ -212,6 +212,8 @@ class HboneSession {
   struct Callbacks;
 
   void count(Bytes data);
+  void count_following();
+  void credit(std::uint64_t frames);
   Status broken(int code);
   void note_offence(std::uint32_t code, std::string_view words);
   void note_complaint(std::uint32_t code, std::string_view words);

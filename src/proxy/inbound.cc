@@ -95,7 +95,7 @@ class Inbound::Delivered final : public Connection, private DialEvents {
     begin(std::move(program));
   }
   void on_dial_failed(const Error& error) override {
-    refuse_with(dial_failed(context_.metrics, error), error.message, 503);
+    refuse_with(dial_failed(context_, addresses_.destination, error), error.message, 503);
   }
 
   void refuse_with(telemetry::Flag flag, const std::string& reason, int status) {
@@ -255,6 +255,7 @@ void Inbound::on_connect(Tunnel& tunnel, std::unique_ptr<HboneStream> stream,
     plan.step = Refuse{telemetry::Flag::kOverload, std::string(why)};
   } else if (context_.network.full()) {
     context_.metrics.hit(telemetry::Limit::kDescriptors).add();
+    context_.reports.descriptors_used_up();
     plan.step = Refuse{telemetry::Flag::kOverload, "no descriptor is left for this connection"};
   }
   HboneStream* hbone = stream.get();

@@ -1,23 +1,6 @@
 #include "proxy/load.h"
 
-#include <algorithm>
-#include <array>
-
 namespace meshnode::proxy {
-namespace {
-
-constexpr std::size_t kPeerOctets = 8;
-
-IpAddress peer_of(const IpAddress& address) {
-  if (address.is_v4()) {
-    return address;
-  }
-  std::array<std::uint8_t, 16> network{};
-  std::copy_n(address.bytes().begin(), kPeerOctets, network.begin());
-  return IpAddress::v6(network);
-}
-
-}  // namespace
 
 std::string_view Load::refusal(Shed now, telemetry::AgentMetrics& metrics, bool needs_entry) {
   if (now == Shed::kMemory) {
@@ -33,7 +16,7 @@ std::string_view Load::refusal(Shed now, telemetry::AgentMetrics& metrics, bool 
 
 bool Load::add_tunnel(const IpAddress& peer, std::uint32_t most) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  std::uint32_t& count = tunnels_[peer_of(peer)];
+  std::uint32_t& count = tunnels_[peer];
   if (count >= most) {
     return false;  // never 0: then it would have been below
   }
@@ -43,7 +26,7 @@ bool Load::add_tunnel(const IpAddress& peer, std::uint32_t most) {
 
 void Load::remove_tunnel(const IpAddress& peer) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  const auto found = tunnels_.find(peer_of(peer));
+  const auto found = tunnels_.find(peer);
   if (--found->second == 0) {
     tunnels_.erase(found);
   }

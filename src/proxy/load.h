@@ -30,8 +30,8 @@ class Load {
     return now == Shed::kNothing ? std::string_view() : refusal(now, metrics, needs_entry);
   }
 
-  /// Counts one more tunnel from `peer`, unless it has `most` already. Addresses of one IPv6 /64
-  /// are one peer: whoever has one of them has them all.
+  /// Counts one more tunnel from `peer`, unless it has `most` already. IPv6 by the whole address
+  /// too: a /64 is a whole LAN of hosts.
   bool add_tunnel(const IpAddress& peer, std::uint32_t most);
   void remove_tunnel(const IpAddress& peer);
 

@@ -107,7 +107,7 @@ class Outbound::Captured final : public Connection, private DialEvents, private 
 
   void on_connected(std::unique_ptr<Stream> stream) override { begin(std::move(stream)); }
   void on_dial_failed(const Error& error) override {
-    refuse_with(dial_failed(context_.metrics, error), error.message);
+    refuse_with(dial_failed(context_, addresses_.destination, error), error.message);
   }
   void on_tunnelled(std::unique_ptr<HboneStream> stream) override { begin(std::move(stream)); }
   void on_tunnel_refused(telemetry::Flag flag, const Error& error) override {

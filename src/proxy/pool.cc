@@ -37,7 +37,7 @@ class Pool::Opening final : public Retirable, private DialEvents {
             ? fmt::format("most likely a firewall does not admit port {}", key.to.port)
             : fmt::format("is the far agent running, and does a firewall block port {}?",
                           key.to.port);
-    const telemetry::Flag flag = dial_failed(pool.context_.metrics, error);
+    const telemetry::Flag flag = dial_failed(pool.context_, key.to, error);
     pool.open_failed(
         key, flag,
         {error.code, fmt::format("no tunnel to {}: {}; {}", key.to.text(), error.message, cause)},
@@ -155,8 +155,9 @@ void Pool::serve(const PoolKey& key) {
   const std::size_t coming = entry.openings.size() + static_cast<std::size_t>(opening);
   const bool knocks = entry.knock && entry.knock->running();
   if (!knocks && entry.waiting.size() > coming * kMaxStreamsOut) {
-    const auto lasting = std::count_if(entry.tunnels.begin(), entry.tunnels.end(),
-                                       [](const auto& tunnel) { return !tunnel->ending(); });
+    const auto lasting =
+        std::count_if(entry.tunnels.begin(), entry.tunnels.end(),
+                      [](const auto& tunnel) { return !tunnel->ending() && !tunnel->draining(); });
     if (entry.openings.size() + static_cast<std::size_t>(lasting) < kMaxTunnelsPerKey) {
       open_tunnel(found->first, entry);
     } else if (coming == 0) {

@@ -80,6 +80,8 @@ class Tunnel final : public Retirable,
   bool opening() const {
     return !ended_ && !hbone_.draining() && (!hbone_.settled() || hbone_.takes_none());
   }
+  /// No new streams: either end has said so. Those open live on.
+  bool draining() const { return hbone_.draining(); }
   /// Whether the far agent has said since the last call that it ends this tunnel, or stops.
   bool take_goodbye() { return hbone_.take_goodbye(); }
   /// Cut, or silent: not ended by anybody's decision.

@@ -68,6 +68,26 @@ TEST_CASE("at the limit of memory as much is cut as brings it to 85 %") {
   CHECK(overload.look(memory(999 * kMiB)).cut == 0);
 }
 
+TEST_CASE("memory that stays below its limit is not shed for ever") {
+  Overload overload;
+  const auto look = [&](unsigned times) {
+    std::uint64_t cut = 0;
+    for (unsigned i = 0; i < times; ++i) {
+      cut += overload.look(memory(800 * kMiB)).cut;
+    }
+    return cut;
+  };
+  overload.look(memory(950 * kMiB));
+  CHECK(look(kPatience - 2) == 0);
+  CHECK(look(1) == 50 * kMiB);
+  CHECK(look(kPatience - 1) == 0);
+  CHECK(look(1) == 50 * kMiB);
+  overload.look(memory(749 * kMiB));
+  CHECK(look(kPatience) == 0);  // no longer shed
+  overload.look(memory(950 * kMiB));
+  CHECK(look(kPatience - 2) == 0);
+}
+
 TEST_CASE("the connection table is told from 90 %, shed from 95 %, and each ends below") {
   Overload overload;
   struct Step {
@@ -199,6 +219,37 @@ TEST_CASE("near a limit the watch looks twenty times a second") {
   node.storage.put(kStatm, statm(95));
   node.wait(50);
   CHECK(node.refuses(false));
+}
+
+TEST_CASE("a limit that is not known is never near") {
+  Watched node;
+  node.storage.put(kStatm, statm(10));
+  node.storage.put(kCount, "0\n");
+  node.storage.put(kMax, "0\n");
+  node.wait(500);
+  node.storage.put(kStatm, statm(95));
+  node.wait(450);
+  CHECK_FALSE(node.refuses(false));
+  node.wait(50);
+  CHECK(node.refuses(false));
+}
+
+TEST_CASE("memory that was not given back neither begins nor prolongs shedding") {
+  Watched node;
+  node.after_giving_back = 60;
+  node.storage.put(kStatm, statm(95));
+  node.wait(500);
+  CHECK(node.given_back == 1);
+  node.storage.put(kStatm, statm(95));
+  node.wait(50);
+  CHECK(node.given_back == 1);
+  CHECK_FALSE(node.refuses(false));
+  node.after_giving_back = 95;
+  node.wait(50);
+  CHECK(node.given_back == 2);
+  CHECK(node.refuses(false));
+  node.wait(5000);
+  CHECK(node.cuts == std::vector<std::uint64_t>{20 * kMiB});
 }
 
 TEST_CASE("only what is used after free memory was given back is shed or cut for") {

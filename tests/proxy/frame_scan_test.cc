@@ -18,6 +18,7 @@ std::string frame(int type, int flags, std::size_t size) {
   out[2] = static_cast<char>(size & 0xff);
   out[3] = static_cast<char>(type);
   out[4] = static_cast<char>(flags);
+  out[8] = 1;
   return out + std::string(size, 'x');
 }
 
@@ -73,9 +74,22 @@ TEST_CASE("a client may pass streams over, and not come back to them") {
   CHECK(last({5, 3}, true) == FrameScan::Kind::kBackwards);
   CHECK(last({5, 1}, true) == FrameScan::Kind::kBackwards);
   CHECK(last({1, 3, 9, 7}, true) == FrameScan::Kind::kBackwards);
-  CHECK(last({1, 3, 5, 3}, true) == FrameScan::Kind::kCarrying);  // trailers
-  CHECK(last({5, 5}, true) == FrameScan::Kind::kCarrying);
-  CHECK(last({5, 3}, false) == FrameScan::Kind::kCarrying);  // answers come in any order
+  CHECK(last({1, 3, 5}, true) == FrameScan::Kind::kCarrying);
+  CHECK(last({1, 3, 5, 3}, true) == FrameScan::Kind::kFollowing);  // trailers
+  CHECK(last({5, 5}, true) == FrameScan::Kind::kFollowing);
+  CHECK(last({5, 3}, false) == FrameScan::Kind::kFollowing);  // answers come in any order
+}
+
+TEST_CASE("a frame's stream and length are known when it is told of") {
+  std::string octets = frame(kHeaders, kEndHeaders, 300);
+  octets[5] = '\x80';  // reserved
+  octets[6] = 2;
+  octets[7] = 3;
+  FrameScan scan(false);
+  Bytes data = as_bytes(octets);
+  REQUIRE(scan.next(data) == FrameScan::Kind::kFollowing);
+  CHECK(scan.stream() == 0x020301);
+  CHECK(scan.length() == 300);
 }
 
 TEST_CASE("header fields are open from their first frame to the last octet of their last") {

@@ -706,3 +706,45 @@ TEST_CASE("frames without content are only told of beyond what traffic accounts 
   }
   CHECK(pair.server.idle_frames > during);
 }
+
+TEST_CASE("HEADERS of a stream that is gone carry nothing, and are not large") {
+  Pair pair;
+  Joined joined(pair);
+  joined.near->reset();
+  pair.settle();
+  const auto late = [](std::size_t size) {
+    std::string made("\0\0\0\1\5\0\0\0\1", 9);
+    made[1] = static_cast<char>(size >> 8U);
+    made[2] = static_cast<char>(size & 0xffU);
+    return made + std::string(size, '\x82');  // ":method: GET"
+  };
+  const int before = pair.server.idle_frames;
+  pair.server.take(late(1));
+  pair.server.take(late(kMaxHeaderList));
+  CHECK(pair.server.idle_frames == before + 2);
+  CHECK_FALSE(pair.server.session.calmed());
+  pair.server.take(late(kMaxHeaderList + 1));
+  CHECK(pair.server.session.calmed());
+  CHECK(pair.server.excesses == std::vector<std::string>{"a header list of more than 16 KiB"});
+  CHECK(pair.server.limits == std::vector<telemetry::Limit>{telemetry::Limit::kHeaderList});
+}
+
+TEST_CASE("what traffic pays for is saved up to a bound") {
+  Pair pair;
+  Joined joined(pair);
+  forward(*joined.far, pattern(20U << 20U));
+  pair.settle();
+  const int before = pair.server.idle_frames;
+  std::string idle;
+  for (int i = 0; i < 100; ++i) {
+    idle += std::string("\0\0\5\2\0\0\0\0\x63\0\0\0\0\x10", 14);  // PRIORITY
+  }
+  for (int i = 0; i < 990; ++i) {  // and the last window updates
+    pair.server.take(idle);
+  }
+  CHECK(pair.server.idle_frames == before);
+  for (int i = 0; i < 20; ++i) {
+    pair.server.take(idle);
+  }
+  CHECK(pair.server.idle_frames >= before + 1000);
+}

@@ -54,7 +54,7 @@ struct Caller {
 
 }  // namespace
 
-TEST_CASE("tunnels are counted by address, of IPv6 by the network of 64 bits") {
+TEST_CASE("tunnels are counted by the whole address, also of IPv6") {
   Load load;
   CHECK(load.add_tunnel(ip("10.0.0.1"), 2));
   CHECK(load.add_tunnel(ip("10.0.0.1"), 2));
@@ -62,12 +62,11 @@ TEST_CASE("tunnels are counted by address, of IPv6 by the network of 64 bits") {
   CHECK(load.add_tunnel(ip("10.0.0.2"), 2));
   load.remove_tunnel(ip("10.0.0.1"));
   CHECK(load.add_tunnel(ip("10.0.0.1"), 2));
-  CHECK(load.add_tunnel(ip("fd00::1"), 2));
-  CHECK(load.add_tunnel(ip("fd00::2"), 2));
-  CHECK_FALSE(load.add_tunnel(ip("fd00::3:4:5:6"), 2));
-  CHECK(load.add_tunnel(ip("fd00:0:0:1::1"), 2));
-  load.remove_tunnel(ip("fd00::2"));
-  CHECK(load.add_tunnel(ip("fd00::9"), 2));
+  CHECK(load.add_tunnel(ip("fd00::1"), 1));
+  CHECK_FALSE(load.add_tunnel(ip("fd00::1"), 1));
+  CHECK(load.add_tunnel(ip("fd00::2"), 1));
+  load.remove_tunnel(ip("fd00::1"));
+  CHECK(load.add_tunnel(ip("fd00::1"), 1));
 }
 
 TEST_CASE("a peer's tunnels are bounded, the one beyond is told to calm down, and room is found") {
@@ -210,6 +209,7 @@ TEST_CASE("relief cuts the connections that keep the most, and no others") {
   world.loop.run();
   CHECK(world.b.recorders.hits(Limit::kMemory) == 1);
   CHECK_THAT(world.b.opened()[0]->error, Catch::Contains("proxy.maxMemory"));
+  CHECK(world.b.opened()[0]->flag == telemetry::Flag::kOverload);
   CHECK(apps[0]->error);
   CHECK_FALSE(apps[1]->error);
   world.b.proxy->relieve(std::size_t{1} << 30U);
@@ -227,13 +227,34 @@ TEST_CASE("relief cuts the connections that keep the most, and no others") {
 }
 
 TEST_CASE("a dial that fails for a limit is counted and flagged as such") {
-  telemetry::AgentMetrics metrics;
-  CHECK(dial_failed(metrics, {ErrorCode::kUnavailable, ""}) == telemetry::Flag::kConnect);
-  CHECK(dial_failed(metrics, {ErrorCode::kTimeout, ""}) == telemetry::Flag::kConnect);
-  CHECK(metrics.hit(Limit::kConnectTimeout).value() == 1);
-  CHECK(metrics.hit(Limit::kSockets).value() == 0);
-  CHECK(dial_failed(metrics, {ErrorCode::kLimit, ""}) == telemetry::Flag::kOverload);
-  CHECK(metrics.hit(Limit::kSockets).value() == 1);
+  FakeLoop loop;
+  FakeNetwork network{loop};
+  Recorders recorders;
+  ProxyContext context{recorders.context(loop, network, nullptr)};
+  const SocketAddress to = at("10.0.0.2:80");
+  CHECK(dial_failed(context, to, {ErrorCode::kUnavailable, ""}) == telemetry::Flag::kConnect);
+  CHECK(dial_failed(context, to, {ErrorCode::kTimeout, ""}) == telemetry::Flag::kConnect);
+  CHECK(recorders.hits(Limit::kConnectTimeout) == 1);
+  CHECK(recorders.hits(Limit::kSockets) == 0);
+  CHECK(recorders.reports.limits.empty());
+  CHECK(dial_failed(context, to, {ErrorCode::kLimit, "no port"}) == telemetry::Flag::kOverload);
+  CHECK(recorders.hits(Limit::kSockets) == 1);
+  CHECK(recorders.reports.limits == std::vector<std::string>{"10.0.0.2: no port"});
+}
+
+TEST_CASE("a CONNECT that no descriptor is left for is refused, counted and told") {
+  World world;
+  world.open();
+  auto program = world.network.serve(at("10.0.0.2:9080"));
+  Caller caller(world, "10.0.0.8");
+  world.network.is_full = true;
+  caller.ask();
+  CHECK(caller.answer.status == 503);
+  CHECK(world.b.recorders.hits(Limit::kDescriptors) == 1);
+  CHECK(world.b.recorders.reports.used_up == 1);
+  world.network.is_full = false;
+  caller.ask();
+  CHECK(caller.answer.accepted == 1);
 }
 
 TEST_CASE("a program, a host and a far agent that do not answer are counted") {

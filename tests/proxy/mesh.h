@@ -42,6 +42,7 @@ struct Conversation {
   std::uint64_t received = 0;
   int closed = 0;
   std::string error;
+  telemetry::Flag flag = telemetry::Flag::kNone;
 };
 
 struct RecordedTelemetry final : telemetry::Telemetry {
@@ -55,8 +56,9 @@ struct RecordedTelemetry final : telemetry::Telemetry {
     explicit Record(std::shared_ptr<Conversation> of) : of_(std::move(of)) {}
     void add_sent(std::uint64_t bytes) override { of_->sent += bytes; }
     void add_received(std::uint64_t bytes) override { of_->received += bytes; }
-    void close(telemetry::Flag, const std::string& error) override {
+    void close(telemetry::Flag flag, const std::string& error) override {
       ++of_->closed;
+      of_->flag = flag;
       of_->error = error;
     }
     std::shared_ptr<Conversation> of_;
@@ -65,7 +67,8 @@ struct RecordedTelemetry final : telemetry::Telemetry {
   std::unique_ptr<telemetry::ConnectionRecord> open(const telemetry::Labels& labels,
                                                     const telemetry::Addresses& addresses,
                                                     Instant) override {
-    opened.push_back(std::make_shared<Conversation>(Conversation{labels, addresses, 0, 0, 0, {}}));
+    opened.push_back(
+        std::make_shared<Conversation>(Conversation{labels, addresses, 0, 0, 0, {}, {}}));
     return std::make_unique<Record>(opened.back());
   }
   void refused(const telemetry::Labels& labels, const telemetry::Addresses& addresses,

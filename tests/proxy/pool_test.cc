@@ -370,6 +370,22 @@ TEST_CASE("a tunnel that has been told to end gets no further stream") {
   CHECK(mesh.far.tunnels.size() == 1);
 }
 
+TEST_CASE("tunnels that are only kept for their streams leave room for others") {
+  Mesh mesh;
+  for (std::size_t i = 0; i < kMaxTunnelsPerKey; ++i) {
+    mesh.ask();
+    mesh.loop.run();
+    mesh.far.tunnels.back()->drain();
+    mesh.loop.run();
+  }
+  const Asker& next = mesh.ask();
+  mesh.loop.run();
+  CHECK(next.tunnelled == 1);
+  CHECK(mesh.askers.front()->ear.failed == 0);
+  CHECK(mesh.opened() == kMaxTunnelsPerKey + 1);
+  CHECK(mesh.near.reports.limits.empty());
+}
+
 TEST_CASE("who calls a far agent that said goodbye waits for it to come back") {
   Mesh mesh;
   mesh.ask();

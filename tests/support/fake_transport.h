@@ -257,6 +257,9 @@ class FakeNetwork final : public Network {
  public:
   explicit FakeNetwork(FakeLoop& loop) : loop_(loop) {}
 
+  bool is_full = false;
+  bool full() const override { return is_full; }
+
   /// A descriptor to listen() on; an unspecified address stands for all of its port.
   int bind(const SocketAddress& address) {
     int descriptor = next_descriptor_++;
