@@ -13,7 +13,8 @@
 namespace meshnode::agent {
 namespace {
 
-constexpr Duration kLoadEvery = std::chrono::milliseconds(500);
+// A peer may bring 60 MB in this time as well, from half of the limit on.
+constexpr Duration kLoadEvery = std::chrono::milliseconds(125);
 // Near a limit: 10 Gbit/s for programs that do not read are 60 MB in this time, and 50,000 new
 // connections a second 5,000 entries.
 constexpr Duration kLoadEveryWhenNear = std::chrono::milliseconds(50);

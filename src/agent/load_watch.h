@@ -1,7 +1,7 @@
 #pragma once
-/// Looks at what the process and the kernel's connection table use, twice a second and from half of
-/// a limit on twenty times, and has new work refused when it is too much. Thread: the control
-/// loop's.
+/// Looks at what the process and the kernel's connection table use, eight times a second and from
+/// half of a limit on twenty times, and has new work refused when it is too much. Thread: the
+/// control loop's.
 
 #include <meshnode/clock.h>
 #include <meshnode/storage.h>

@@ -192,7 +192,7 @@ TEST_CASE("the watch sheds, cuts, tells of changes, and ends all that by itself"
   CHECK(node.changes == 0);
   CHECK(node.given_back == 0);
   node.storage.put(kStatm, statm(110));
-  node.wait(500);
+  node.wait(125);
   CHECK(node.changes == 1);
   CHECK(node.cuts == std::vector<std::uint64_t>{25 * kMiB});
   CHECK(node.refuses(false));
@@ -202,7 +202,7 @@ TEST_CASE("the watch sheds, cuts, tells of changes, and ends all that by itself"
   CHECK(node.changes == 2);
   CHECK_FALSE(node.refuses(true));
   node.storage.put(kCount, "960\n");
-  node.wait(500);
+  node.wait(125);
   CHECK_FALSE(node.refuses(false));
   CHECK(node.refuses(true));
   node.storage.put(kCount, "10\n");
@@ -215,7 +215,7 @@ TEST_CASE("the watch sheds, cuts, tells of changes, and ends all that by itself"
 TEST_CASE("near a limit the watch looks twenty times a second") {
   Watched node;
   node.storage.put(kStatm, statm(50));
-  node.wait(500);
+  node.wait(125);
   node.storage.put(kStatm, statm(95));
   node.wait(50);
   CHECK(node.refuses(false));
@@ -226,9 +226,9 @@ TEST_CASE("a limit that is not known is never near") {
   node.storage.put(kStatm, statm(10));
   node.storage.put(kCount, "0\n");
   node.storage.put(kMax, "0\n");
-  node.wait(500);
+  node.wait(125);
   node.storage.put(kStatm, statm(95));
-  node.wait(450);
+  node.wait(75);
   CHECK_FALSE(node.refuses(false));
   node.wait(50);
   CHECK(node.refuses(false));
@@ -238,7 +238,7 @@ TEST_CASE("memory that was not given back neither begins nor prolongs shedding")
   Watched node;
   node.after_giving_back = 60;
   node.storage.put(kStatm, statm(95));
-  node.wait(500);
+  node.wait(125);
   CHECK(node.given_back == 1);
   node.storage.put(kStatm, statm(95));
   node.wait(50);
@@ -256,7 +256,7 @@ TEST_CASE("only what is used after free memory was given back is shed or cut for
   Watched node;
   node.after_giving_back = 60;
   node.storage.put(kStatm, statm(120));
-  node.wait(500);
+  node.wait(125);
   CHECK(node.given_back == 1);
   CHECK(node.cuts.empty());
   CHECK_FALSE(node.refuses(false));
