@@ -338,6 +338,8 @@ void Supervisor::step_spaces() {
 }
 
 void Supervisor::report_capture() {
+  // What is merely not done yet would read as a problem.
+  if (!spaces_.settled()) return;
   CaptureReport now = rules_.report();
   spaces_.add_to(now);
   if (!worker_ || now == reported_) return;
