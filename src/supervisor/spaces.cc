@@ -174,7 +174,6 @@ Status Spaces::take_up(Space& space, io::NetNamespace place) {
     space.open->place = std::move(place);
     space.open->slot = space.workload.slot;
     space.open->where = where;
-    space.open->captured = false;
   } else {
     space.open = std::make_unique<Open>(kernel_, std::move(place), space.workload, agent_);
     if (auto opened = open_inside(*space.open); !opened) return opened;
@@ -185,6 +184,8 @@ Status Spaces::take_up(Space& space, io::NetNamespace place) {
   log::info(kScope, "a workload's network namespace is taken up",
             {{"workload", space.workload.name}, {"where", where}});
   tell(space);
+  // Rules of this run are in force all the while; connections need not wait for the new ones.
+  if (space.open->captured) events_.on_captured(space.open->slot, space.open->place);
   return {};
 }
 

@@ -27,6 +27,14 @@ inline bool may_make_namespaces() {
   return false;
 }
 
+/// One network namespace for the whole program, so that programs which run at the same time are
+/// agents of different hosts to each other; false without the rights.
+inline bool own_network() {
+  if (!may_make_namespaces()) return false;
+  static const bool ours = ::unshare(CLONE_NEWNET) == 0;
+  return ours;
+}
+
 /// Runs `act` in a child that has process numbers and a /proc of its own; what it returned, or 99.
 template <class Act>
 int among_own_processes(Act act) {
