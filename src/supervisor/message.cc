@@ -20,8 +20,6 @@ constexpr std::size_t kMaxReasons = 64;
 constexpr std::size_t kMaxReason = 1024;
 constexpr std::size_t kMaxReportedConflicts = 2 * capture::kMaxConflicts;  // both families
 
-std::string clipped(const std::string& text) { return text.substr(0, kMaxText); }
-
 std::int64_t to_millis(WallTime time) {
   return std::chrono::duration_cast<std::chrono::milliseconds>(time.time_since_epoch()).count();
 }
@@ -29,6 +27,13 @@ WallTime from_millis(std::int64_t millis) { return WallTime{std::chrono::millise
 
 std::string dump(const json& body) {
   return body.dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+/// At most `max` octets of `text`, without those that are no UTF-8: dump() would put three octets
+/// in the place of each, and what the receiver measures must not be longer than what was cut here.
+std::string clipped(const std::string& text, std::size_t max = kMaxText) {
+  const json cut = text.substr(0, max);
+  return json::parse(cut.dump(-1, ' ', false, json::error_handler_t::ignore)).get<std::string>();
 }
 
 json to_json(const Listeners& m) {
@@ -71,7 +76,7 @@ json failed_json(const std::map<std::string, std::string>& failed) {
   json object = json::object();
   for (const auto& [name, why] : failed) {
     if (object.size() == kMaxWorkloads) break;
-    object[clipped(name)] = why.substr(0, kMaxReason);
+    object[clipped(name)] = clipped(why, kMaxReason);
   }
   return object;
 }

@@ -157,6 +157,21 @@ TEST_CASE("text that is no UTF-8 still makes a message") {
   CHECK(decode_to_worker(encode(ToWorker(report))));
 }
 
+TEST_CASE("text at the bound is understood whatever octets it has") {
+  // As the names and comments of other people's rules may be. U+FFFD would be longer.
+  for (const char octet : {'\xff', '\xc3', 'x'}) {
+    CaptureReport report;
+    report.error = std::string(kMaxText, octet);
+    report.last_repair = std::string(kMaxText - 1, 'x') + "\xc3\xa4";
+    report.failed["n/w"] = std::string(kMaxText, octet);
+    report.waiting = {std::string(kMaxText + 1, octet)};
+    REQUIRE(decode_to_worker(encode(ToWorker(report))));
+    Listeners listeners;
+    listeners.history.last_reason = std::string(kMaxText + 1, octet);
+    REQUIRE(decode_to_worker(encode(ToWorker(listeners))));
+  }
+}
+
 TEST_CASE("what a broken worker may send is refused") {
   for (const char* text : {"", "null", "[]", "{}", "{\"type\":1}", "{\"type\":\"listeners\"}",
                            "{\"type\":\"ready\"", "{\"type\":\"ready\",\"more\":1}",
