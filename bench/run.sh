@@ -1,5 +1,5 @@
 #!/bin/sh
-# Side by side: direct, a pair of bare relays, a HAProxy pair, a stunnel pair and meshnode, on this
+# Side by side: direct, a pair of bare relays (dialled, and captured), a HAProxy pair, a stunnel pair and meshnode, on this
 # machine, in turns.
 # Everything runs in private mount, PID and network namespaces, so it all ends with this script.
 set -eu

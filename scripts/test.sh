@@ -201,7 +201,11 @@ stage_adversarial() {
     MESHNODE_BIN=$root/build/release/meshnode run_pytest -q tests/adversarial
 }
 
-stage_bench() { bench/run.sh $([ -n "$full" ] || echo --smoke); }
+stage_bench() {
+  smoke=$([ -n "$full" ] || echo --smoke)
+  bench/run.sh $smoke
+  bench/scaling.sh $smoke
+}
 
 stage_demo() { MESHNODE_DEMO_FAST=1 scripts/demo.sh; }
 

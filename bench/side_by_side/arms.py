@@ -111,6 +111,23 @@ class FloorArm(Arm):
         return f"127.0.0.1:{APP_PORT}"
 
 
+class CapturedFloorArm(FloorArm):
+    """The same pair, met as a mesh is: the client dials the origin's own address, and each host has
+    the one rule without which its traffic would go past the pair."""
+
+    name = "captured-floor"
+
+    def start_proxies(self):
+        super().start_proxies()
+        self.client.run("iptables", "-t", "nat", "-A", "OUTPUT", "-p", "tcp", "--dport",
+                        str(APP_PORT), "-m", "owner", "--uid-owner", CLIENT_USER, "-j", "REDIRECT")
+        self.server.run("iptables", "-t", "nat", "-A", "PREROUTING", "-p", "tcp", "--dport",
+                        str(APP_PORT), "-j", "REDIRECT", "--to-ports", str(TLS_PORT))
+
+    def target(self):
+        return f"{self.server.address}:{APP_PORT}"
+
+
 class HaproxyArm(Arm):
     name = "haproxy"
     tls_port = TLS_PORT
@@ -288,4 +305,4 @@ link.request("GET", "/healthz/ready")
 print(link.getresponse().status)
 """
 
-ARMS = {arm.name: arm for arm in (Arm, FloorArm, HaproxyArm, StunnelArm, MeshnodeArm)}
+ARMS = {arm.name: arm for arm in (Arm, FloorArm, CapturedFloorArm, HaproxyArm, StunnelArm, MeshnodeArm)}
