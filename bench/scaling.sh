@@ -3,8 +3,8 @@
 set -eu
 usage() {
   cat <<'END'
-usage: bench/scaling.sh [--smoke] [--rounds N] [--seconds S] [--loops "1 2"] [--connections "1 8 32 ..."]
-                        [--streams "1 4 ..."] [--out FILE]
+usage: bench/scaling.sh [--smoke] [--rounds N] [--seconds S] [--loops "1 2"]
+                        [--connections "1 4 ..."] [--streams "1 4 ..."] [--out FILE]
   --loops        loops of an agent and threads of HAProxy, a table row each; default "1 2"
   --connections  kept connections of the 1 KB case at saturation
   --streams      streams of the bulk upload
@@ -17,7 +17,10 @@ rounds=5 seconds=2 loops="1 2" connections="1 4 16 64 256 1024" streams="1 4 16 
 out=$here/scaling.md
 while [ $# -gt 0 ]; do
   case "$1" in
-    --smoke) rounds=1 seconds=0.3 connections="2" streams="2" out=$(dirname "$here")/build/bench-smoke/scaling.md ;;
+    --smoke)
+      rounds=1 seconds=0.3 connections="2" streams="2"
+      out=$(dirname "$here")/build/bench-smoke/scaling.md
+      ;;
     --rounds) rounds=$2; shift ;;
     --seconds) seconds=$2; shift ;;
     --loops) loops=$2; shift ;;
@@ -31,8 +34,8 @@ done
 work=$(mktemp -d /tmp/meshnode-scaling.XXXXXX)
 trap 'rm -rf "$work"' EXIT
 run() {
-  "$here/run.sh" --pin none --arms haproxy,meshnode --rounds "$rounds" --seconds "$seconds" "$@" >"$work/log" ||
-    { cat "$work/log" >&2; exit 1; }
+  "$here/run.sh" --pin none --arms haproxy,meshnode --rounds "$rounds" --seconds "$seconds" \
+    "$@" >"$work/log" || { cat "$work/log" >&2; exit 1; }
   grep -E 'requests/s|Gbit/s' "$work/log" | tail -n 1
 }
 for n in $loops; do

@@ -305,4 +305,5 @@ link.request("GET", "/healthz/ready")
 print(link.getresponse().status)
 """
 
-ARMS = {arm.name: arm for arm in (Arm, FloorArm, CapturedFloorArm, HaproxyArm, StunnelArm, MeshnodeArm)}
+ARMS = {arm.name: arm for arm in (Arm, FloorArm, CapturedFloorArm, HaproxyArm, StunnelArm,
+                                  MeshnodeArm)}

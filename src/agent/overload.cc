@@ -2,7 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <functional>
 #include <tuple>
+#include <utility>
 
 namespace meshnode::agent {
 namespace {
@@ -35,6 +38,26 @@ Reports::Condition conntrack_condition(const LoadReading& now, bool shedding) {
 }
 
 }  // namespace
+
+std::vector<std::size_t> share_out(const Holdings& holdings, std::uint64_t octets) {
+  std::vector<std::pair<std::size_t, std::size_t>> all;  // size, loop
+  for (std::size_t loop = 0; loop < holdings.size(); ++loop) {
+    for (const std::size_t size : holdings[loop]) {
+      all.emplace_back(size, loop);
+    }
+  }
+  std::sort(all.begin(), all.end(), std::greater<>());
+  std::vector<std::size_t> shares(holdings.size());
+  std::uint64_t freed = 0;
+  for (const auto& [size, loop] : all) {
+    if (freed >= octets) {
+      break;
+    }
+    freed += size;
+    shares[loop] += size;
+  }
+  return shares;
+}
 
 bool Overload::short_of_memory(const LoadReading& now) const {
   return holds(memory_, kShedMemory, now.memory_used, now.memory_limit);

@@ -2,6 +2,7 @@
 /// When a node has too much to do: from what is used of memory and of the kernel's connection table
 /// to what is refused, cut and said. Pure.
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -33,6 +34,13 @@ inline constexpr unsigned kCutMemoryTo = 85;
 /// So many looks in a row at memory that is shed, and connections are cut until it would no longer
 /// be: who keeps a little less than the limit must not have everybody refused for ever.
 inline constexpr unsigned kPatience = 50;
+
+/// What the connections of each loop keep in memory, of those that keep much.
+using Holdings = std::vector<std::vector<std::size_t>>;
+
+/// How much each loop is to free, so that in all those go that keep the most, whosever loop they
+/// are on.
+std::vector<std::size_t> share_out(const Holdings& holdings, std::uint64_t octets);
 
 class Overload {
  public:

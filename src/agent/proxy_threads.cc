@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <csignal>
+#include <mutex>
 #include <thread>
 #include <utility>
 
@@ -75,6 +76,7 @@ class ProxyThreads::Thread {
                               services.reports,
                               services.metrics,
                               services.load,
+                              services.goodbyes,
                               slot_of,
                               snapshot,
                               {}});
@@ -130,10 +132,29 @@ void ProxyThreads::drain() {
   }
 }
 
-void ProxyThreads::relieve(std::size_t octets) {
-  for (const auto& thread : threads_) {
-    thread->post(
-        [each = octets / threads_.size()](proxy::ProxyLoop& proxy) { proxy.relieve(each); });
+void ProxyThreads::ask_holdings(const std::function<void(const Holdings&)>& answer) {
+  struct Gathered {
+    std::mutex mutex;
+    std::size_t left;
+    Holdings holdings;
+  };
+  auto gathered = std::make_shared<Gathered>();
+  gathered->left = threads_.size();
+  gathered->holdings.resize(threads_.size());
+  for (std::size_t i = 0; i < threads_.size(); ++i) {
+    threads_[i]->post([gathered, answer, i](proxy::ProxyLoop& proxy) {
+      const std::lock_guard<std::mutex> lock(gathered->mutex);
+      gathered->holdings[i] = proxy.holdings();
+      if (--gathered->left == 0) {
+        answer(gathered->holdings);
+      }
+    });
+  }
+}
+
+void ProxyThreads::relieve(const std::vector<std::size_t>& octets) {
+  for (std::size_t i = 0; i < threads_.size(); ++i) {
+    threads_[i]->post([own = octets[i]](proxy::ProxyLoop& proxy) { proxy.relieve(own); });
   }
 }
 

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "agent/overload.h"
 #include "io/descriptor_budget.h"
 #include "proxy/proxy_loop.h"
 #include "supervisor/heartbeats.h"
@@ -22,6 +23,7 @@ struct ProxyServices {
   io::DescriptorBudget& budget;
   supervisor::Heartbeats& heartbeats;
   proxy::Load& load;
+  proxy::Goodbyes& goodbyes;
   /// Of the supervisor's socket service: io/space_sockets.h.
   std::string sockets_path{};
 };
@@ -38,8 +40,11 @@ class ProxyThreads {
   void close(std::uint16_t space);
   void swap(const std::shared_ptr<const snapshot::Snapshot>& snapshot);
   void drain();
-  /// Cuts connections that keep much in memory, until about `octets` are free.
-  void relieve(std::size_t octets);
+  /// Asks every loop what its connections keep in memory (ProxyLoop::holdings); `answer` runs on
+  /// some loop's thread, once all have said so.
+  void ask_holdings(const std::function<void(const Holdings&)>& answer);
+  /// ProxyLoop::relieve() for each loop, octets in their order.
+  void relieve(const std::vector<std::size_t>& octets);
   /// Asks every loop whether its connections have ended; `answer` runs on some loop's thread, once
   /// all have said so.
   void ask_idle(const std::function<void(bool idle)>& answer);

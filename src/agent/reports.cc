@@ -19,6 +19,13 @@ void Reports::limit_reached(const IpAddress& peer, const std::string& limit) {
   event({"limit-reached", peer.text(), limit, "find out why that host does this", false, false});
 }
 
+void Reports::own_limit_reached(const IpAddress& peer, const std::string& limit) {
+  event({"limit-reached", peer.text(), limit,
+         fmt::format("find out which program here opens so many connections (`ss -tnp dst {}`)",
+                     peer.text()),
+         false, false});
+}
+
 void Reports::descriptors_used_up() {
   event({"limit-reached", "descriptors",
          "80 % of the process's descriptors hold connections; new ones wait in the queue",

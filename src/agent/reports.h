@@ -21,6 +21,7 @@ class Reports final : public proxy::ProxyReports {
   void peer_refused(const IpAddress& peer, telemetry::Flag flag,
                     const std::string& reason) override;
   void limit_reached(const IpAddress& peer, const std::string& limit) override;
+  void own_limit_reached(const IpAddress& peer, const std::string& limit) override;
   void descriptors_used_up() override;
   void handshakes_used_up() override;
   void tunnel_failed(const SocketAddress& to, const std::string& reason) override;

@@ -124,6 +124,7 @@ class Worker {
   io::DescriptorBudget budget_{io::DescriptorBudget::default_limit()};
   io::FileStorage storage_;
   proxy::Load load_;
+  proxy::Goodbyes goodbyes_;
   Instant started_;
   Reports reports_;
   telemetry::Hub hub_;
@@ -235,7 +236,8 @@ void Worker::on_listeners(std::map<std::string, int> by_name, supervisor::Worker
   const unsigned wanted = catalog_.node.proxy_threads != 0 ? catalog_.node.proxy_threads
                                                            : io::available_cpus();
   const ProxyServices services{hub_,         hub_.agent(), reports_, budget_,
-                               *heartbeats_, load_,        options_.run_dir + "/sockets.sock"};
+                               *heartbeats_, load_,        goodbyes_,
+                               options_.run_dir + "/sockets.sock"};
   proxies_ = std::make_unique<ProxyThreads>(std::clamp(wanted, 1U, kMaxThreads), services,
                                             listener_set(by_name), snapshot_);
   watch_load();
@@ -325,7 +327,11 @@ void Worker::watch_load() {
   LoadEvents events;
   events.max_memory = [this] { return snapshot_->limits.max_memory; };
   events.give_back = [] { malloc_trim(0); };
-  events.cut = [this](std::uint64_t octets) { proxies_->relieve(octets); };
+  events.cut = [this](std::uint64_t octets) {
+    proxies_->ask_holdings([this, octets](const Holdings& holdings) {
+      loop_.post([this, shares = share_out(holdings, octets)] { proxies_->relieve(shares); });
+    });
+  };
   events.on_change = [this] {
     report_configuration();
     report_capture();

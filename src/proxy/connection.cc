@@ -1,9 +1,6 @@
 #include "proxy/connection.h"
 
-#include <algorithm>
-#include <functional>
 #include <utility>
-#include <vector>
 
 namespace meshnode::proxy {
 
@@ -48,27 +45,14 @@ void Connection::cut(const std::string& why) {
   all_.remove(*this);
 }
 
-std::size_t ConnectionSet::relieve(std::initializer_list<ConnectionSet*> sets, std::size_t octets) {
-  std::vector<std::pair<std::size_t, Connection*>> holders;
-  for (const ConnectionSet* set : sets) {
-    for (const auto& [connection, owned] : set->all_) {
-      if (const std::size_t holds = connection->buffered(); holds >= kWorthCutting) {
-        holders.emplace_back(holds, connection);
-      }
+std::vector<std::pair<std::size_t, Connection*>> ConnectionSet::holders() const {
+  std::vector<std::pair<std::size_t, Connection*>> found;
+  for (const auto& [connection, owned] : all_) {
+    if (const std::size_t holds = connection->buffered(); holds >= kWorthCutting) {
+      found.emplace_back(holds, connection);
     }
   }
-  std::sort(holders.begin(), holders.end(), std::greater<>());
-  std::size_t freed = 0;
-  std::size_t cut = 0;
-  for (const auto& [holds, connection] : holders) {
-    if (freed >= octets) {
-      break;
-    }
-    freed += holds;
-    ++cut;
-    connection->cut("cut: it kept the most in memory, which is used up; see proxy.maxMemory");
-  }
-  return cut;
+  return found;
 }
 
 void ConnectionSet::remove(Connection& connection) {

@@ -2,10 +2,11 @@
 /// A proxied connection: what telemetry calls it, the dial to its far side and the pipe in between.
 /// Base of both directions, and the set a direction keeps its connections in. Thread: one loop.
 
-#include <initializer_list>
 #include <memory>
 #include <string>
 #include <unordered_map>
+#include <utility>
+#include <vector>
 
 #include "proxy/context.h"
 #include "proxy/pipe.h"
@@ -18,6 +19,10 @@ class ConnectionSet;
 inline constexpr std::size_t kWorthCutting = std::size_t{64} * 1024;
 
 class Connection : public Retirable, private PipeEvents {
+ public:
+  /// Ends it at both ends, as an overload; the object dies with the current callback.
+  void cut(const std::string& why);
+
  protected:
   Connection(ProxyContext& context, ConnectionSet& all, std::unique_ptr<Stream> stream,
              telemetry::Reporter reporter);
@@ -38,7 +43,6 @@ class Connection : public Retirable, private PipeEvents {
   friend class ConnectionSet;
 
   std::size_t buffered() const { return pipe_ ? pipe_->buffered() : 0; }
-  void cut(const std::string& why);
   void on_piped(bool from_caller, std::size_t bytes) override;
   void on_pipe_done(const std::string& error, bool silent) override;
 
@@ -50,9 +54,8 @@ class Connection : public Retirable, private PipeEvents {
 class ConnectionSet {
  public:
   explicit ConnectionSet(Executor& executor) : executor_(executor) {}
-  /// Cuts those connections of all `sets` that keep the most in memory, until about `octets` are
-  /// free; how many.
-  static std::size_t relieve(std::initializer_list<ConnectionSet*> sets, std::size_t octets);
+  /// The connections that keep kWorthCutting octets or more in memory, with how many.
+  std::vector<std::pair<std::size_t, Connection*>> holders() const;
   std::size_t size() const { return all_.size(); }
   template <class T>
   T& add(std::unique_ptr<T> connection) {

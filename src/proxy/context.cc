@@ -26,7 +26,7 @@ telemetry::Flag dial_failed(ProxyContext& context, const SocketAddress& to, cons
     return telemetry::Flag::kConnect;
   }
   context.metrics.hit(telemetry::Limit::kSockets).add();
-  context.reports.limit_reached(to.ip, error.message);
+  context.reports.own_limit_reached(to.ip, error.message);
   return telemetry::Flag::kOverload;
 }
 

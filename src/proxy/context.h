@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/random.h"
+#include "proxy/goodbyes.h"
 #include "proxy/load.h"
 #include "snapshot/snapshot.h"
 #include "telemetry/agent_metrics.h"
@@ -31,9 +32,10 @@ class ProxyReports {
   /// A stranger's or peer's attempt that was turned away: contract code peer-refused.
   virtual void peer_refused(const IpAddress& peer, telemetry::Flag flag,
                             const std::string& reason) = 0;
-  /// A peer ran into a limit of the contract and was stopped, or we did on the way to it:
-  /// limit-reached.
+  /// A peer ran into a limit of the contract and was stopped: limit-reached.
   virtual void limit_reached(const IpAddress& peer, const std::string& limit) = 0;
+  /// This host ran into one on the way to `peer`: limit-reached too, with other advice.
+  virtual void own_limit_reached(const IpAddress& peer, const std::string& limit) = 0;
   /// Accepting pauses, or a CONNECT was refused: 80 % of the process's descriptors are in use.
   virtual void descriptors_used_up() = 0;
   /// Unfinished handshakes are as many as may be: the oldest give way to new ones.
@@ -63,6 +65,7 @@ struct ProxyContext {
   ProxyReports& reports;
   telemetry::AgentMetrics& metrics;
   Load& load;
+  Goodbyes& goodbyes;
   /// Which workload's capture address this is (capture/spec.h).
   std::function<std::optional<std::uint16_t>(const IpAddress&)> slot_of;
   /// Swapped by the control loop through post(); connections keep what they were planned with.

@@ -164,7 +164,7 @@ void Pool::serve(const PoolKey& key) {
       const std::string reason =
           fmt::format("all {} tunnels to {} are full", kMaxTunnelsPerKey, key.to.text());
       context_.metrics.hit(telemetry::Limit::kTunnelsPerDestination).add();
-      context_.reports.limit_reached(key.to.ip, reason);
+      context_.reports.own_limit_reached(key.to.ip, reason);
       refuse_waiting(key, telemetry::Flag::kOverload, {ErrorCode::kLimit, reason});
       return;
     }
@@ -209,7 +209,8 @@ void Pool::opened(Opening& opening, std::unique_ptr<Stream> stream) {
 void Pool::open_failed(const PoolKey& key, telemetry::Flag flag, const Error& error,
                        bool nobody_there) {
   const auto found = entries_.find(key);
-  if (nobody_there && found != entries_.end() && may_come_back(key.to)) {
+  if (nobody_there && found != entries_.end() &&
+      context_.goodbyes.may_come_back(key.to, context_.clock.now())) {
     Entry& entry = found->second;
     entry.absent = error.message;
     if (!entry.knock) {
@@ -235,22 +236,10 @@ void Pool::refuse_waiting(const PoolKey& key, telemetry::Flag flag, const Error&
   }
 }
 
-void Pool::note_goodbye(const SocketAddress& to) {
-  const Instant now = context_.clock.now();
-  std::erase_if(goodbyes_,
-                [now](const auto& each) { return now - each.second > kComesBackWithin; });
-  goodbyes_[to] = now;
-}
-
-bool Pool::may_come_back(const SocketAddress& to) const {
-  const auto said = goodbyes_.find(to);
-  return said != goodbyes_.end() && context_.clock.now() - said->second <= kComesBackWithin;
-}
-
 void Pool::on_tunnel_ready(Tunnel& tunnel) {
   const PoolKey& key = *key_of_[&tunnel];
   entries_[key].absent.clear();
-  goodbyes_.erase(key.to);
+  context_.goodbyes.forget(key.to);
   serve_soon(key);
 }
 
@@ -261,7 +250,7 @@ void Pool::on_tunnel_changed(Tunnel& tunnel) {
   }
   const auto found = key_of_.find(&tunnel);
   if (found != key_of_.end() && tunnel.take_goodbye()) {
-    note_goodbye(found->second->to);
+    context_.goodbyes.note(found->second->to, context_.clock.now());
   }
   if (found != key_of_.end() && !entries_[*found->second].waiting.empty()) {
     serve_soon(*found->second);

@@ -42,9 +42,7 @@ inline constexpr std::size_t kMaxTunnelsPerKey = 256;
 /// Added to connectTimeout, the far agent's time to reach its program: from the wish to the answer.
 inline constexpr Duration kAnswerSlack = std::chrono::seconds(5);
 
-/// A far agent that said goodbye may be back soon, with a new version or configuration. For so long
-/// afterwards those who call it wait while nobody is there, instead of being refused at once.
-inline constexpr Duration kComesBackWithin = std::chrono::seconds(15);
+/// Between two attempts to reach a far agent that said goodbye (goodbyes.h).
 inline constexpr Duration kKnockAgainAfter = std::chrono::milliseconds(100);
 
 /// One wish for a stream; destroying it withdraws it. Either event ends it.
@@ -109,8 +107,6 @@ class Pool final : private TunnelOwner {
   /// `nobody_there`: no decision of the far agent's.
   void open_failed(const PoolKey& key, telemetry::Flag flag, const Error& error, bool nobody_there);
   void refuse_waiting(const PoolKey& key, telemetry::Flag flag, const Error& error);
-  void note_goodbye(const SocketAddress& to);
-  bool may_come_back(const SocketAddress& to) const;
   void withdraw(PoolRequest& request);
   void drop_if_empty(const PoolKey& key);
   std::unique_ptr<Opening> take(Opening& opening);
@@ -118,7 +114,6 @@ class Pool final : private TunnelOwner {
   ProxyContext& context_;
   std::map<PoolKey, Entry> entries_;
   std::map<Tunnel*, const PoolKey*> key_of_;
-  std::map<SocketAddress, Instant> goodbyes_;  // the last one, not older than kComesBackWithin
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // for deferred tasks
 };
 

@@ -1,5 +1,7 @@
 #include "proxy/proxy_loop.h"
 
+#include <algorithm>
+#include <functional>
 #include <utility>
 
 namespace meshnode::proxy {
@@ -56,10 +58,33 @@ void ProxyLoop::swap(std::shared_ptr<const snapshot::Snapshot> snapshot) {
   context_.limits = context_.snapshot->limits;
 }
 
+std::vector<std::pair<std::size_t, Connection*>> ProxyLoop::holders() {
+  auto all = inbound_.connections().holders();
+  const auto more = outbound_.connections().holders();
+  all.insert(all.end(), more.begin(), more.end());
+  return all;
+}
+
+std::vector<std::size_t> ProxyLoop::holdings() {
+  std::vector<std::size_t> sizes;
+  for (const auto& [holds, connection] : holders()) {
+    sizes.push_back(holds);
+  }
+  return sizes;
+}
+
 void ProxyLoop::relieve(std::size_t octets) {
-  const std::size_t cut =
-      ConnectionSet::relieve({&inbound_.connections(), &outbound_.connections()}, octets);
-  context_.metrics.hit(telemetry::Limit::kMemory).add(cut);
+  auto all = holders();
+  std::sort(all.begin(), all.end(), std::greater<>());
+  std::size_t freed = 0;
+  for (const auto& [holds, connection] : all) {
+    if (freed >= octets) {
+      break;
+    }
+    freed += holds;
+    context_.metrics.hit(telemetry::Limit::kMemory).add();
+    connection->cut("cut: it kept the most in memory, which is used up; see proxy.maxMemory");
+  }
 }
 
 void ProxyLoop::drain() {

@@ -35,11 +35,15 @@ class ProxyLoop {
   void swap(std::shared_ptr<const snapshot::Snapshot> snapshot);
   /// No new connections, GOAWAY on every tunnel; idle() when the last connection has ended.
   void drain();
-  /// Cuts connections that keep much in memory, until about `octets` are free.
+  /// What each connection keeps in memory that keeps much (kWorthCutting), in octets.
+  std::vector<std::size_t> holdings();
+  /// Cuts those that keep the most, until about `octets` are free.
   void relieve(std::size_t octets);
   bool idle() const;
 
  private:
+  std::vector<std::pair<std::size_t, Connection*>> holders();
+
   ProxyContext context_;
   Pool pool_;
   Outbound outbound_;

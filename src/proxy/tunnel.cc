@@ -386,11 +386,7 @@ void Tunnel::on_timer() {
     return;
   }
   if (closing_) {
-    const bool unread = stream_->queued() > 0;
-    if (unread) {
-      context_.metrics.hit(telemetry::Limit::kPingTimeout).add();
-    }
-    gone(unread ? "the far agent has not read for 20 s" : "");
+    give_up_closing();
     return;
   }
   const Instant now = context_.clock.now();
@@ -434,6 +430,18 @@ void Tunnel::on_timer() {
   arm_timer();
 }
 
+void Tunnel::give_up_closing() {
+  if (!calm_reason_.empty()) {
+    gone(calm_reason_);
+    return;
+  }
+  const bool unread = stream_->queued() > 0;
+  if (unread) {
+    context_.metrics.hit(telemetry::Limit::kPingTimeout).add();
+  }
+  gone(unread ? "the far agent has not read for 20 s" : "");
+}
+
 void Tunnel::fail_with(const std::string& reason) {
   if (ended_ || lingering_) {
     return;
@@ -457,7 +465,11 @@ void Tunnel::linger() {
 
 void Tunnel::end_gracefully() {
   closing_ = true;
-  timer_->start(kPongWithin);  // anew with everything the peer takes
+  if (calm_reason_.empty()) {
+    timer_->start(kPongWithin);  // anew with everything the peer takes
+  } else {
+    timer_->start(std::max(calm_since_ + kCalmWithin - context_.clock.now(), Duration::zero()));
+  }
   if (!said_) {
     hbone_.pump();
     said_ = !hbone_.wants_write() || stream_->queued() == 0;

@@ -150,6 +150,7 @@ class Tunnel final : public Retirable,
   void fail_for_offence();
   void linger();
   void end_gracefully();
+  void give_up_closing();
   void gone(const std::string& error);
 
   ProxyContext& context_;

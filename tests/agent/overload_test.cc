@@ -234,6 +234,15 @@ TEST_CASE("a limit that is not known is never near") {
   CHECK(node.refuses(false));
 }
 
+TEST_CASE("what is to be freed falls to the loops that keep the largest connections") {
+  using Shares = std::vector<std::size_t>;
+  CHECK(share_out({{100, 700}, {300}, {}}, 650) == Shares{700, 0, 0});
+  CHECK(share_out({{100, 700}, {300}, {}}, 750) == Shares{700, 300, 0});
+  CHECK(share_out({{100, 700}, {300}, {}}, 5000) == Shares{800, 300, 0});
+  CHECK(share_out({{400, 400}, {100}}, 800) == Shares{800, 0});
+  CHECK(share_out({{}, {}}, 10) == Shares{0, 0});
+}
+
 TEST_CASE("memory that was not given back neither begins nor prolongs shedding") {
   Watched node;
   node.after_giving_back = 60;

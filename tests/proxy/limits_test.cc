@@ -205,6 +205,7 @@ TEST_CASE("relief cuts the connections that keep the most, and no others") {
     apps.back()->send(std::string(size, 'x'));
     world.loop.run();
   }
+  CHECK(world.b.proxy->holdings().size() == 2);
   world.b.proxy->relieve(2U << 20U);
   world.loop.run();
   CHECK(world.b.recorders.hits(Limit::kMemory) == 1);
@@ -236,10 +237,11 @@ TEST_CASE("a dial that fails for a limit is counted and flagged as such") {
   CHECK(dial_failed(context, to, {ErrorCode::kTimeout, ""}) == telemetry::Flag::kConnect);
   CHECK(recorders.hits(Limit::kConnectTimeout) == 1);
   CHECK(recorders.hits(Limit::kSockets) == 0);
-  CHECK(recorders.reports.limits.empty());
+  CHECK(recorders.reports.own_limits.empty());
   CHECK(dial_failed(context, to, {ErrorCode::kLimit, "no port"}) == telemetry::Flag::kOverload);
   CHECK(recorders.hits(Limit::kSockets) == 1);
-  CHECK(recorders.reports.limits == std::vector<std::string>{"10.0.0.2: no port"});
+  CHECK(recorders.reports.own_limits == std::vector<std::string>{"10.0.0.2: no port"});
+  CHECK(recorders.reports.limits.empty());
 }
 
 TEST_CASE("a CONNECT that no descriptor is left for is refused, counted and told") {

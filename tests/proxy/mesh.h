@@ -89,6 +89,9 @@ struct RecordedReports final : ProxyReports {
   void limit_reached(const IpAddress& peer, const std::string& limit) override {
     limits.push_back(peer.text() + ": " + limit);
   }
+  void own_limit_reached(const IpAddress& peer, const std::string& limit) override {
+    own_limits.push_back(peer.text() + ": " + limit);
+  }
   void tunnel_failed(const SocketAddress& to, const std::string& reason) override {
     failed.push_back(to.text() + ": " + reason);
   }
@@ -99,6 +102,7 @@ struct RecordedReports final : ProxyReports {
   int handshakes = 0;
   std::vector<telemetry::Flag> flags;
   std::vector<std::string> limits;
+  std::vector<std::string> own_limits;
   std::vector<std::string> failed;
 };
 
@@ -117,6 +121,7 @@ struct Recorders {
   RecordedReports reports;
   telemetry::AgentMetrics metrics;
   Load load;
+  Goodbyes goodbyes;
   SeededRandom random{1};
 
   std::uint64_t hits(telemetry::Limit limit) { return metrics.hit(limit).value(); }
@@ -124,7 +129,7 @@ struct Recorders {
   ProxyContext context(FakeLoop& loop, FakeNetwork& network,
                        std::shared_ptr<const snapshot::Snapshot> snapshot) {
     return {loop,    loop,    network, random,  telemetry,
-            reports, metrics, load,    slot_of, std::move(snapshot),
+            reports, metrics, load,    goodbyes, slot_of, std::move(snapshot),
             {}};
   }
 };
@@ -315,6 +320,8 @@ class Wire {
   void go_silent() { silent_ = true; }
   /// Reads no more of what the left end sends, until resume().
   void stall() { left_.stream->stop_reading(); }
+  /// The same of the right end, for good.
+  void stall_back() { right_.stream->stop_reading(); }
   void resume() { left_.stream->start_reading(); }
   void cut() {
     left_.stream->reset();

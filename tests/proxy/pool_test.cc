@@ -383,7 +383,7 @@ TEST_CASE("tunnels that are only kept for their streams leave room for others") 
   CHECK(next.tunnelled == 1);
   CHECK(mesh.askers.front()->ear.failed == 0);
   CHECK(mesh.opened() == kMaxTunnelsPerKey + 1);
-  CHECK(mesh.near.reports.limits.empty());
+  CHECK(mesh.near.reports.own_limits.empty());
 }
 
 TEST_CASE("who calls a far agent that said goodbye waits for it to come back") {
@@ -428,6 +428,20 @@ TEST_CASE("who calls a far agent that said goodbye waits for it to come back") {
     const Asker& late = mesh.ask();
     mesh.loop.run();
     CHECK(late.refused == 1);
+  }
+  SECTION("also on a loop that had no tunnel to hear it") {
+    mesh.far.leave(mesh.network);
+    Pool other(mesh.near_context);
+    Asker late;
+    late.request = other.connect(mesh.key(), request_to("10.0.0.2:9080"), &late);
+    mesh.loop.advance(5s);
+    CHECK(late.refused == 0);
+    mesh.far.listen(mesh.network, kFar);
+    mesh.loop.advance(kKnockAgainAfter);
+    CHECK(late.tunnelled == 1);
+    late.request.reset();
+    late.stream.reset();
+    mesh.loop.run();
   }
   SECTION("unless it is there and refuses") {
     mesh.far.leave(mesh.network);
@@ -566,7 +580,7 @@ TEST_CASE("tunnels with one key are bounded, and what finds all of them full is 
   CHECK(beyond.error == "all 256 tunnels to 10.0.0.2:15008 are full");
   CHECK(mesh.opened() == kMaxTunnelsPerKey);
   CHECK(mesh.near.hits(telemetry::Limit::kTunnelsPerDestination) == 1);
-  CHECK(mesh.near.reports.limits.size() == 1);
+  CHECK(mesh.near.reports.own_limits.size() == 1);
   mesh.askers.front().reset();
   const Asker& next = mesh.ask();
   mesh.loop.run();

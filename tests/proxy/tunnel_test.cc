@@ -199,3 +199,18 @@ TEST_CASE("a peer that resets streams beyond the limit is told to calm down") {
   CHECK(joined.server.excesses.size() == 1);
   CHECK(joined.recorders.hits(telemetry::Limit::kResets) >= 1);
 }
+
+TEST_CASE("a peer told to calm down that does not listen has a second, streams or none") {
+  JoinedTunnels joined;
+  joined.open_stream();
+  joined.wire->stall_back();
+  say(joined.far(), std::string(std::size_t{2} << 20U, 'x'));  // the GOAWAY waits behind it
+  joined.loop.run();
+  joined.server.tunnel->calm(telemetry::Limit::kTunnelsPerPeer, "too many of them");
+  joined.server.accepted.clear();
+  joined.loop.advance(999ms);
+  CHECK(joined.server.gone == 0);
+  joined.loop.advance(1ms);
+  CHECK(joined.server.gone == 1);
+  CHECK(joined.server.error == "too many of them");
+}
