@@ -1,6 +1,6 @@
 #!/bin/sh
-# Side by side: direct, a pair of bare relays (dialled, and captured), a HAProxy pair, a stunnel pair
-# and meshnode, on this machine, in turns.
+# Side by side: direct, a pair of bare relays (dialled, and captured), a HAProxy pair, a stunnel
+# pair and meshnode, on this machine, in turns.
 # Everything runs in private mount, PID and network namespaces, so it all ends with this script.
 set -eu
 usage() {
