@@ -65,14 +65,25 @@ std::optional<Words> split(std::string_view line) {
   return {};
 }
 
+/// To the packet filter's tools an option in quotes is one as well.
+bool hides_option(std::string_view quoted) {
+  quoted.remove_prefix(quoted.starts_with("\"\\") ? 2 : 1);
+  return quoted.starts_with('-');
+}
+
+/// A target that is no chain is looked for as a file of that name.
+bool is_own_chain(std::string_view word) { return is_ours(word) && word.find('/') == word.npos; }
+
 bool is_own_rule(const Words& words) {
   for (std::size_t i = 0; i < words.size(); ++i) {
     const std::string_view word = words[i];
+    if (word.front() == '"' && hides_option(word)) return false;
     if (word.front() != '-') continue;
     if (!has(kOptions, word)) return false;
     const std::string_view value = i + 1 < words.size() ? words[i + 1] : std::string_view();
     if (word == "-m" && !has(kMatches, value)) return false;
-    if ((word == "-j" || word == "-g") && !has(kTargets, value) && !is_ours(value)) return false;
+    if ((word == "-j" || word == "-g") && !has(kTargets, value) && !is_own_chain(value))
+      return false;
   }
   return true;
 }

@@ -55,7 +55,9 @@ TEST_CASE("what names a module, a program or another table is not") {
         "-A OUTPUT -t nat -j MESHNODE_X", "-A OUTPUT -j MESHNODE_X -c 1 1", "-F OUTPUT",
         "-A -M /evil", ":INPUT ACCEPT [0:0]", "-X FOREIGN", "*nat -M", "COMMIT x", "", " ",
         "-A OUTPUT -m comment --comment \"a\"b -j MESHNODE_X", "-A OUTPUT -j MESHNODE_\xff",
-        "-A OUTPUT -m comment --comment \"a\tb\" -j MESHNODE_X", "-A OUT'PUT -j MESHNODE_X"}) {
+        "-A OUTPUT -m comment --comment \"a\tb\" -j MESHNODE_X", "-A OUT'PUT -j MESHNODE_X",
+        "-A OUTPUT \"--modprobe=/evil\" -j MESHNODE_X", "-A OUTPUT \"-M\" /evil -j MESHNODE_X",
+        R"(-A OUTPUT "\-M" /evil -j MESHNODE_X)", "-A OUTPUT -j MESHNODE_/../../evil"}) {
     CAPTURE(line);
     CHECK_FALSE(in_own_words("*filter\n" + line + "\nCOMMIT\n"));
   }
