@@ -22,6 +22,7 @@ function(meshnode_room name)
                                             ${CMAKE_BINARY_DIR}/rooms/${name})
   target_link_libraries(${name} PUBLIC meshnode_flags tl::expected ${ARG_DEPENDS}
                                 PRIVATE ${ARG_PRIVATE_LIBS})
+  set_target_properties(${name} PROPERTIES MESHNODE_PRIVATE_LIBS "${ARG_PRIVATE_LIBS}")
 
   file(GLOB tests CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/${name}/*_test.cc)
   if(MESHNODE_TESTS AND tests)
@@ -35,18 +36,23 @@ function(meshnode_room name)
   endif()
 endfunction()
 
-# tests/fuzz/<room>_<what>_fuzz.cc links <room> and is the libFuzzer program <room>_<what>_fuzz;
-# its corpus is tests/fuzz/corpus/<room>_<what>/.
+# tests/fuzz/<room>_<what>_fuzz.cc links <room>, and the room's own libraries to play its peers, and
+# is the libFuzzer program <room>_<what>_fuzz; its corpus is tests/fuzz/corpus/<room>_<what>/. The
+# target `fuzzers` builds all of them.
 function(meshnode_fuzzers)
   if(NOT CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
     message(FATAL_ERROR "MESHNODE_FUZZ needs clang: configure with -DCMAKE_CXX_COMPILER=clang++-14")
   endif()
+  add_custom_target(fuzzers)
   file(GLOB fuzzers CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/fuzz/*_fuzz.cc)
   foreach(source ${fuzzers})
     get_filename_component(target ${source} NAME_WE)
     string(REGEX REPLACE "_.*" "" room ${target})
     add_executable(${target} ${source})
-    target_link_libraries(${target} PRIVATE ${room})
+    get_target_property(own_libs ${room} MESHNODE_PRIVATE_LIBS)
+    target_include_directories(${target} PRIVATE ${CMAKE_SOURCE_DIR}/tests)
+    target_link_libraries(${target} PRIVATE ${room} ${own_libs})
     target_link_options(${target} PRIVATE -fsanitize=fuzzer)
+    add_dependencies(fuzzers ${target})
   endforeach()
 endfunction()

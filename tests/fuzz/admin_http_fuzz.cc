@@ -1,12 +1,13 @@
 // However a request is cut into reads, it is read the same, within its bounds.
 #include <algorithm>
-#include <cstdlib>
 
 #include "admin/http.h"
+#include "fuzz/input.h"
 
 namespace {
 
 using meshnode::admin::RequestParser;
+using meshnode::fuzz::require;
 using Progress = RequestParser::Progress;
 
 bool same(const RequestParser& a, const RequestParser& b) {
@@ -31,9 +32,15 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   }
   bool over = at_once == Progress::kDone || at_once == Progress::kRefused;
   bool pieces_over = in_pieces == Progress::kDone || in_pieces == Progress::kRefused;
-  if (over != pieces_over) std::abort();
-  if (over && (at_once != in_pieces || !same(whole, pieces))) std::abort();
-  if (whole.request().body.size() > meshnode::admin::kMaxBody) std::abort();
-  if (at_once == Progress::kDone && whole.request().path.front() != '/') std::abort();
+  require(over == pieces_over);
+  require(!over || (at_once == in_pieces && same(whole, pieces)));
+  require(whole.request().body.size() <= meshnode::admin::kMaxBody);
+  require(whole.request().headers.size() <= meshnode::admin::kMaxHeaders);
+  require(at_once != Progress::kDone || whole.request().path.front() == '/');
+  if (at_once == Progress::kRefused) {
+    const std::string head = head_of(whole.refusal());
+    require(head.starts_with("HTTP/1.1 ") && head.ends_with("\r\n\r\n"));
+    require(whole.refusal().status >= 400 && !whole.refusal().body.empty());
+  }
   return 0;
 }

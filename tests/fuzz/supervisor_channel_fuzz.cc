@@ -1,20 +1,21 @@
-// What a taken-over worker may write into the channel: frames and messages of any shape. Accepted
-// messages must survive another round.
+// What supervisor and worker may write into the channel, either of them taken over. Accepted
+// messages survive another round; what the supervisor says is always understood, whatever text it
+// passes on. The first octet says how the input is read: as a message's values, as faults in a
+// valid message, or, anything else included, as frames and as a message.
 
-#include <cstdlib>
-
+#include "capture/conflicts.h"
+#include "fuzz/capture_specs.h"
+#include "fuzz/input.h"
+#include "fuzz/json_faults.h"
 #include "supervisor/frame.h"
 #include "supervisor/message.h"
 
-using meshnode::supervisor::decode_to_supervisor;
-using meshnode::supervisor::decode_to_worker;
-using meshnode::supervisor::FrameDecoder;
+using namespace meshnode::supervisor;
+using meshnode::Bytes;
+using meshnode::fuzz::Input;
+using meshnode::fuzz::require;
 
 namespace {
-
-void require(bool held) {
-  if (!held) std::abort();
-}
 
 void try_message(std::string_view body) {
   if (const auto message = decode_to_supervisor(body)) {
@@ -22,24 +23,186 @@ void try_message(std::string_view body) {
     require(again.has_value() && *again == *message);
   }
   if (const auto message = decode_to_worker(body)) {
-    require(decode_to_worker(encode(*message)).has_value());
+    const auto again = decode_to_worker(encode(*message));
+    require(again.has_value() && *again == *message);
+  }
+}
+
+struct Framed {
+  std::string body;
+  std::size_t descriptors;
+  bool operator==(const Framed&) const = default;
+};
+
+/// The frames of `stream`, fed in pieces of `step` octets.
+std::vector<Framed> read_frames(Bytes stream, std::size_t step) {
+  std::vector<Framed> frames;
+  FrameDecoder decoder;
+  for (std::size_t at = 0; at < stream.size(); at += step) {
+    decoder.feed(stream.subspan(at, std::min(step, stream.size() - at)));
+    auto body = decoder.next();
+    for (; body && *body; body = decoder.next()) {
+      frames.push_back({std::move(**body), decoder.descriptors()});
+    }
+    if (!body) return frames;
+  }
+  return frames;
+}
+
+/// Text of other programs and of the kernel: any octets, up to and beyond the bound.
+std::string other_text(Input& in) {
+  switch (in.up_to(4)) {
+    case 0:
+      return in.text();
+    case 1:
+      return meshnode::fuzz::repeated(kMaxText);
+    case 2:
+      return meshnode::fuzz::repeated(kMaxText - 1) + in.text();
+    case 3:
+      return meshnode::fuzz::repeated(kMaxText, '\xff');
+    default:
+      return "iptables: \xc3\xa4";
+  }
+}
+
+std::string name_of(std::size_t index) { return "n/w" + std::to_string(index); }
+
+std::size_t around(Input& in, std::size_t bound) {
+  return in.one_of<std::size_t>({2, 0, 1, bound, bound + 1});
+}
+
+std::vector<std::string> names(Input& in, std::size_t bound) {
+  std::vector<std::string> all;
+  for (std::size_t i = around(in, bound); i > 0; --i) all.push_back(name_of(i));
+  return all;
+}
+
+std::map<std::string, std::uint64_t> counts(Input& in, std::size_t bound) {
+  std::map<std::string, std::uint64_t> all;
+  for (std::size_t i = around(in, bound); i > 0; --i) all[name_of(i)] = in.word();
+  return all;
+}
+
+Listeners make_listeners(Input& in) {
+  Listeners m;
+  m.names = names(in, kMaxListeners);
+  m.history.restarts = in.word();
+  m.history.last_reason = other_text(in);
+  m.history.first = meshnode::WallTime(std::chrono::milliseconds(in.word()));
+  m.history.last = m.history.first + std::chrono::milliseconds(in.word());
+  m.steering.next = in.pair();
+  for (std::size_t i = around(in, meshnode::capture::kMaxWorkloads); i > 0; --i) {
+    m.steering.slots[name_of(i)] = static_cast<std::uint16_t>(in.flag() ? in.pair() : i);
+  }
+  if (in.flag()) m.steering.slots["no name"] = 1;
+  return m;
+}
+
+CaptureReport make_report(Input& in) {
+  CaptureReport m;
+  m.ok = in.flag();
+  m.v4 = in.flag();
+  m.v6 = in.flag();
+  m.error = other_text(in);
+  m.repaired = in.word();
+  m.last_repair = other_text(in);
+  m.waiting = names(in, meshnode::capture::kMaxWorkloads);
+  for (std::size_t i = around(in, meshnode::capture::kMaxWorkloads); i > 0; --i) {
+    m.failed[name_of(i)] = i == 1 ? other_text(in) : "why";
+  }
+  for (std::size_t i = around(in, kMaxSpaces); i > 0; --i) {
+    m.spaces[name_of(i)] = {"10.0.0.1", "fd00::1"};
+  }
+  m.spaces["n/w"] = names(in, kMaxSpaceAddresses);
+  for (std::size_t i = around(in, 2 * meshnode::capture::kMaxConflicts); i > 0; --i) {
+    m.conflicts.push_back(i == 1 ? other_text(in) : "iptables raw OUTPUT: why");
+  }
+  m.bypass = counts(in, 64);
+  m.bypass_by_workload = counts(in, meshnode::capture::kMaxWorkloads);
+  return m;
+}
+
+/// One message of any kind, as text, or no message at all; what the supervisor reports is
+/// understood by the worker.
+std::string make_message(Input& in) {
+  switch (in.up_to(10)) {
+    case 0:
+      return encode(ToWorker(make_listeners(in)));
+    case 1: {
+      std::string text = encode(ToWorker(make_report(in)));
+      require(decode_to_worker(text).has_value());
+      return text;
+    }
+    case 2:
+      return encode(ToWorker(SpaceListeners{in.pair(), names(in, kMaxListeners)}));
+    case 3:
+      return encode(ToWorker(SpaceGone{in.pair()}));
+    case 4:
+      return encode(ToWorker(Reload{}));
+    case 5:
+      return encode(ToWorker(Drain{}));
+    case 6:
+      return encode(ToSupervisor(Ready{}));
+    case 7:
+      return encode(ToSupervisor(Drained{}));
+    case 8: {
+      const bool valid = in.flag();
+      return encode(ToSupervisor(CaptureRequest{meshnode::fuzz::make_spec(in, valid), in.pair()}));
+    }
+    case 9: {
+      const auto most = static_cast<std::uint32_t>(kLongestDrain / std::chrono::milliseconds(1));
+      const std::uint32_t millis = in.one_of({0U, most, most + 1, in.word()});
+      std::string text = encode(ToSupervisor(Settings{std::chrono::milliseconds(millis)}));
+      require(decode_to_supervisor(text).has_value() == (millis <= most));
+      return text;
+    }
+    default:
+      return other_text(in);
+  }
+}
+
+void try_values(Input& in) {
+  const std::size_t step = 1 + in.up_to(255) * 256;
+  std::string stream;
+  std::vector<Framed> frames;
+  for (std::size_t i = in.up_to(3) + 1; i > 0; --i) {
+    frames.push_back({make_message(in), in.up_to(256)});
+    try_message(frames.back().body);
+    const auto frame = make_frame(frames.back().body, frames.back().descriptors);
+    require(frame.has_value() || (frames.back().body.empty() || frames.back().descriptors == 256));
+    if (!frame) return;
+    stream += *frame;
+  }
+  require(read_frames(meshnode::as_bytes(stream), step) == frames);
+}
+
+void try_faults(Input& in) {
+  const std::string text = make_message(in);
+  const std::vector<std::size_t> values = meshnode::fuzz::json_values(text);
+  if (values.size() > 300) return;
+  for (const std::size_t value : values) {
+    for (const std::string_view fault : meshnode::fuzz::kJsonFaults) {
+      try_message(meshnode::fuzz::with_fault(text, value, fault));
+    }
   }
 }
 
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  try_message(meshnode::as_text({data, size}));
-
-  // The first octet says how the stream is cut.
-  if (size == 0) return 0;
-  const std::size_t step = std::size_t{data[0]} + 1;
-  FrameDecoder decoder;
-  for (std::size_t at = 1; at < size; at += step) {
-    decoder.feed({data + at, std::min(step, size - at)});
-    auto body = decoder.next();
-    for (; body && *body; body = decoder.next()) try_message(**body);
-    if (!body) break;
+  Input in(data, size);
+  switch (const std::uint8_t first = in.octet()) {
+    case 1:
+      try_values(in);
+      break;
+    case 2:
+      try_faults(in);
+      break;
+    default:
+      try_message(meshnode::as_text({data, size}));
+      for (const Framed& frame : read_frames(in.rest(), std::size_t{first} + 1)) {
+        try_message(frame.body);
+      }
   }
   return 0;
 }

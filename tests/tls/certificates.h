@@ -12,7 +12,7 @@
 #include <openssl/x509.h>
 #include <openssl/x509v3.h>
 
-#include <catch2/catch.hpp>
+#include <cstdlib>
 #include <optional>
 #include <string>
 #include <vector>
@@ -21,25 +21,31 @@
 
 namespace meshnode::tls::test {
 
+/// What cannot fail in a test or a fuzz program that is right.
+template <class Made>
+void must(const Made& made) {
+  if (!made) std::abort();
+}
+
 struct Issued {
   bssl::UniquePtr<X509> certificate;
   bssl::UniquePtr<EVP_PKEY> key;
 
   std::string pem() const {
     bssl::UniquePtr<BIO> bio(BIO_new(BIO_s_mem()));
-    REQUIRE(PEM_write_bio_X509(bio.get(), certificate.get()));
+    must(PEM_write_bio_X509(bio.get(), certificate.get()));
     return text(bio.get());
   }
   std::string key_pem() const {
     bssl::UniquePtr<BIO> bio(BIO_new(BIO_s_mem()));
-    REQUIRE(
+    must(
         PEM_write_bio_PKCS8PrivateKey(bio.get(), key.get(), nullptr, nullptr, 0, nullptr, nullptr));
     return text(bio.get());
   }
   std::string der() const {
     std::uint8_t* data = nullptr;
     int size = i2d_X509(certificate.get(), &data);
-    REQUIRE(size > 0);
+    must(size > 0);
     bssl::UniquePtr<std::uint8_t> owned(data);
     return std::string(reinterpret_cast<const char*>(data), static_cast<std::size_t>(size));
   }
@@ -48,7 +54,7 @@ struct Issued {
   static std::string text(BIO* bio) {
     const std::uint8_t* data = nullptr;
     std::size_t size = 0;
-    REQUIRE(BIO_mem_contents(bio, &data, &size));
+    must(BIO_mem_contents(bio, &data, &size));
     return std::string(reinterpret_cast<const char*>(data), size);
   }
 };
@@ -60,23 +66,23 @@ inline bssl::UniquePtr<EVP_PKEY> make_key(Key kind) {
   if (kind == Key::kEd25519) {
     bssl::UniquePtr<EVP_PKEY_CTX> context(EVP_PKEY_CTX_new_id(EVP_PKEY_ED25519, nullptr));
     EVP_PKEY* raw = nullptr;
-    REQUIRE(EVP_PKEY_keygen_init(context.get()));
-    REQUIRE(EVP_PKEY_keygen(context.get(), &raw));
+    must(EVP_PKEY_keygen_init(context.get()));
+    must(EVP_PKEY_keygen(context.get(), &raw));
     key.reset(raw);
   } else if (kind == Key::kRsa1024 || kind == Key::kRsa2048) {
     bssl::UniquePtr<RSA> rsa(RSA_new());
     bssl::UniquePtr<BIGNUM> exponent(BN_new());
-    REQUIRE(BN_set_word(exponent.get(), RSA_F4));
-    REQUIRE(RSA_generate_key_ex(rsa.get(), kind == Key::kRsa1024 ? 1024 : 2048, exponent.get(),
-                                nullptr));
-    REQUIRE(EVP_PKEY_set1_RSA(key.get(), rsa.get()));
+    must(BN_set_word(exponent.get(), RSA_F4));
+    must(RSA_generate_key_ex(rsa.get(), kind == Key::kRsa1024 ? 1024 : 2048, exponent.get(),
+                             nullptr));
+    must(EVP_PKEY_set1_RSA(key.get(), rsa.get()));
   } else {
     int curve = kind == Key::kP256   ? NID_X9_62_prime256v1
                 : kind == Key::kP384 ? NID_secp384r1
                                      : NID_secp521r1;
     bssl::UniquePtr<EC_KEY> ec(EC_KEY_new_by_curve_name(curve));
-    REQUIRE(EC_KEY_generate_key(ec.get()));
-    REQUIRE(EVP_PKEY_set1_EC_KEY(key.get(), ec.get()));
+    must(EC_KEY_generate_key(ec.get()));
+    must(EVP_PKEY_set1_EC_KEY(key.get(), ec.get()));
   }
   return key;
 }
@@ -100,17 +106,16 @@ inline void add_names(X509* certificate, const Shape& shape) {
   auto add = [&](int type, const std::string& text) {
     bssl::UniquePtr<GENERAL_NAME> name(GENERAL_NAME_new());
     ASN1_IA5STRING* value = ASN1_IA5STRING_new();
-    REQUIRE(ASN1_STRING_set(value, text.data(), static_cast<int>(text.size())));
+    must(ASN1_STRING_set(value, text.data(), static_cast<int>(text.size())));
     GENERAL_NAME_set0_value(name.get(), type, value);
-    REQUIRE(bssl::PushToStack(names.get(), std::move(name)));
+    must(bssl::PushToStack(names.get(), std::move(name)));
   };
   for (const std::string& uri : shape.uris) add(GEN_URI, uri);
   for (const std::string& dns : shape.dns) add(GEN_DNS, dns);
   if (sk_GENERAL_NAME_num(names.get()) == 0) return;
-  REQUIRE(X509_add1_ext_i2d(certificate, NID_subject_alt_name, names.get(), 0, X509V3_ADD_APPEND));
+  must(X509_add1_ext_i2d(certificate, NID_subject_alt_name, names.get(), 0, X509V3_ADD_APPEND));
   if (shape.second_san) {
-    REQUIRE(
-        X509_add1_ext_i2d(certificate, NID_subject_alt_name, names.get(), 0, X509V3_ADD_APPEND));
+    must(X509_add1_ext_i2d(certificate, NID_subject_alt_name, names.get(), 0, X509V3_ADD_APPEND));
   }
 }
 
@@ -118,35 +123,35 @@ inline Issued issue(const Shape& shape) {
   Issued out{bssl::UniquePtr<X509>(X509_new()), make_key(shape.key)};
   X509* certificate = out.certificate.get();
   static std::uint64_t serial = 1000;
-  REQUIRE(X509_set_version(certificate, X509_VERSION_3));
-  REQUIRE(ASN1_INTEGER_set_uint64(X509_get_serialNumber(certificate), ++serial));
+  must(X509_set_version(certificate, X509_VERSION_3));
+  must(ASN1_INTEGER_set_uint64(X509_get_serialNumber(certificate), ++serial));
   auto seconds = [](WallTime time) {
     return std::chrono::floor<std::chrono::seconds>(time.time_since_epoch()).count();
   };
-  REQUIRE(ASN1_TIME_set(X509_getm_notBefore(certificate), seconds(shape.not_before)));
-  REQUIRE(ASN1_TIME_set(X509_getm_notAfter(certificate), seconds(shape.not_after)));
-  REQUIRE(X509_NAME_add_entry_by_txt(X509_get_subject_name(certificate), "CN", MBSTRING_UTF8,
-                                     reinterpret_cast<const std::uint8_t*>(shape.subject.data()),
-                                     static_cast<int>(shape.subject.size()), -1, 0));
+  must(ASN1_TIME_set(X509_getm_notBefore(certificate), seconds(shape.not_before)));
+  must(ASN1_TIME_set(X509_getm_notAfter(certificate), seconds(shape.not_after)));
+  must(X509_NAME_add_entry_by_txt(X509_get_subject_name(certificate), "CN", MBSTRING_UTF8,
+                                  reinterpret_cast<const std::uint8_t*>(shape.subject.data()),
+                                  static_cast<int>(shape.subject.size()), -1, 0));
   X509* issuer = shape.issuer ? shape.issuer->certificate.get() : certificate;
   EVP_PKEY* signer = shape.issuer ? shape.issuer->key.get() : out.key.get();
-  REQUIRE(X509_set_issuer_name(certificate, X509_get_subject_name(issuer)));
-  REQUIRE(X509_set_pubkey(certificate, out.key.get()));
+  must(X509_set_issuer_name(certificate, X509_get_subject_name(issuer)));
+  must(X509_set_pubkey(certificate, out.key.get()));
   auto extend = [&](int nid, const std::string& value) {
     if (value.empty()) return;
     X509V3_CTX context;
     X509V3_set_ctx(&context, issuer, certificate, nullptr, nullptr, 0);
     bssl::UniquePtr<X509_EXTENSION> extension(
         X509V3_EXT_nconf_nid(nullptr, &context, nid, value.c_str()));
-    REQUIRE(extension);
-    REQUIRE(X509_add_ext(certificate, extension.get(), -1));
+    must(extension);
+    must(X509_add_ext(certificate, extension.get(), -1));
   };
   extend(NID_basic_constraints, shape.constraints);
   extend(NID_key_usage, shape.usage);
   extend(NID_ext_key_usage, shape.extended);
   add_names(certificate, shape);
   const EVP_MD* digest = EVP_PKEY_id(signer) == EVP_PKEY_ED25519 ? nullptr : EVP_sha256();
-  REQUIRE(X509_sign(certificate, signer, digest));
+  must(X509_sign(certificate, signer, digest));
   return out;
 }
 

@@ -3,7 +3,6 @@
 
 #include <meshnode/time.h>
 
-#include <catch2/catch.hpp>
 #include <deque>
 #include <memory>
 #include <string>

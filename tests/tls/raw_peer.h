@@ -33,14 +33,14 @@ class RawPeer {
     SSL_CTX_set_max_proto_version(context, options.max_version);
     SSL_CTX_set_custom_verify(context, SSL_VERIFY_PEER, accept_any);
     if (!options.groups.empty()) {
-      REQUIRE(SSL_CTX_set1_curves_list(context, options.groups.c_str()));
+      must(SSL_CTX_set1_curves_list(context, options.groups.c_str()));
     }
     if (options.leaf) {
-      REQUIRE(SSL_CTX_use_certificate(context, options.leaf->certificate.get()));
-      REQUIRE(SSL_CTX_use_PrivateKey(context, options.leaf->key.get()));
+      must(SSL_CTX_use_certificate(context, options.leaf->certificate.get()));
+      must(SSL_CTX_use_PrivateKey(context, options.leaf->key.get()));
     }
     for (const Issued* intermediate : options.intermediates) {
-      REQUIRE(SSL_CTX_add1_chain_cert(context, intermediate->certificate.get()));
+      must(SSL_CTX_add1_chain_cert(context, intermediate->certificate.get()));
     }
     if (options.server) {
       alpn_ = options.alpn;
@@ -51,7 +51,7 @@ class RawPeer {
       SSL_set_alpn_protos(ssl_.get(), reinterpret_cast<const std::uint8_t*>(options.alpn.data()),
                           static_cast<unsigned>(options.alpn.size()));
       if (!options.server_name.empty()) {
-        REQUIRE(SSL_set_tlsext_host_name(ssl_.get(), options.server_name.c_str()));
+        must(SSL_set_tlsext_host_name(ssl_.get(), options.server_name.c_str()));
       }
     }
     SSL_set_bio(ssl_.get(), BIO_new(BIO_s_mem()), BIO_new(BIO_s_mem()));
@@ -89,7 +89,7 @@ class RawPeer {
   }
   void give(Bytes bytes) {
     if (bytes.empty()) return;
-    REQUIRE(BIO_write(SSL_get_rbio(ssl_.get()), bytes.data(), static_cast<int>(bytes.size())) > 0);
+    must(BIO_write(SSL_get_rbio(ssl_.get()), bytes.data(), static_cast<int>(bytes.size())) > 0);
   }
 
   SSL* ssl() { return ssl_.get(); }
