@@ -1,12 +1,19 @@
 // What supervisor and worker may write into the channel, either of them taken over. Accepted
 // messages survive another round; what the supervisor says is always understood, whatever text it
 // passes on. The first octet says how the input is read: as a message's values, as faults in a
-// valid message, or, anything else included, as frames and as a message.
+// valid message, as what is written into a real channel, descriptors along, or, anything else
+// included, as frames and as a message.
+
+#include <sys/socket.h>
+#include <cstring>
+#include <filesystem>
 
 #include "capture/conflicts.h"
 #include "fuzz/capture_specs.h"
 #include "fuzz/input.h"
 #include "fuzz/json_faults.h"
+#include "io/loop.h"
+#include "supervisor/channel.h"
 #include "supervisor/frame.h"
 #include "supervisor/message.h"
 
@@ -187,6 +194,89 @@ void try_faults(Input& in) {
   }
 }
 
+std::size_t open_descriptors() {
+  std::size_t count = 0;
+  for ([[maybe_unused]] const auto& each : std::filesystem::directory_iterator("/proc/self/fd")) {
+    ++count;
+  }
+  return count;
+}
+
+/// Writes `bytes` with `count` copies of a descriptor; false when the other end takes no more.
+bool write_with(const Descriptor& to, std::string_view bytes, std::size_t count) {
+  iovec part{const_cast<char*>(bytes.data()), bytes.size()};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  std::vector<char> control(CMSG_SPACE(sizeof(int) * count));
+  if (count > 0) {
+    message.msg_control = control.data();
+    message.msg_controllen = control.size();
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(int) * count);
+    for (std::size_t i = 0; i < count; ++i) {
+      const int fd = to.get();
+      std::memcpy(CMSG_DATA(header) + i * sizeof(int), &fd, sizeof fd);
+    }
+  }
+  return ::sendmsg(to.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT) ==
+         static_cast<ssize_t>(bytes.size());
+}
+
+void turn(meshnode::io::Loop& loop) {
+  loop.post([&loop] { loop.stop(); });
+  loop.run();
+}
+
+/// What a channel gives of what was written into it: every whole message once, in order, with the
+/// descriptors that it announced; after anything else, that it is closed, and nothing more.
+void require_reads(Input& in, meshnode::io::Loop& loop) {
+  auto ends = make_channel();
+  require(ends.has_value());
+  const bool accepts = in.flag();
+  std::vector<Framed> sent;
+  std::size_t delivered = 0;
+  bool closed = false;
+  Channel channel(loop, std::move(ends->second),
+                  accepts ? Channel::Descriptors::kAccept : Channel::Descriptors::kRefuse,
+                  {[&](const std::string& body, std::vector<Descriptor> came) {
+                     require(!closed && delivered < sent.size() && body == sent[delivered].body);
+                     require(came.size() == (accepts ? sent[delivered].descriptors : 0));
+                     ++delivered;
+                   },
+                   [&](const meshnode::Error& why) {
+                     require(!closed && !why.message.empty());
+                     closed = true;
+                   }});
+  bool honest = true;
+  for (std::size_t i = in.up_to(7) + 1; i > 0 && !closed; --i) {
+    const std::size_t announced = in.one_of<std::size_t>({0, 1, 3, kMaxListeners, in.octet()});
+    sent.push_back({"body " + in.text(), announced});
+    const std::string frame = make_frame(sent.back().body, announced).value();
+    const std::string_view text(frame);
+    const std::size_t cut = 1 + in.up_to(frame.size() - 1);
+    const std::size_t first = in.flag() ? announced : in.octet() % 40U;
+    const std::size_t second = in.up_to(3) == 0 && cut < frame.size() ? in.octet() % 40U : 0;
+    const bool as_announced = first == announced && second == 0 && announced <= kMaxListeners;
+    honest = honest && (!accepts || as_announced);
+    // More than the kernel takes with one message does not get through.
+    if (!write_with(ends->first, text.substr(0, cut), first)) break;
+    if (cut < frame.size() && !write_with(ends->first, text.substr(cut), second)) break;
+    for (int read = 0; read < 4; ++read) turn(loop);
+    require(!honest || (!closed && delivered == sent.size()));
+  }
+}
+
+void try_channel(Input& in) {
+  static meshnode::io::Loop loop;
+  const std::size_t before = open_descriptors();
+  require_reads(in, loop);
+  turn(loop);
+  require(open_descriptors() == before);
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
@@ -197,6 +287,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       break;
     case 2:
       try_faults(in);
+      break;
+    case 3:
+      try_channel(in);
       break;
     default:
       try_message(meshnode::as_text({data, size}));
