@@ -67,6 +67,7 @@ void UvStream::start_reading() {
   if (!handle_) {
     return;
   }
+  reading_ = true;
   loop_.reads_again(*this);
   uv_read_start(
       as_stream(handle_.get()),
@@ -86,6 +87,7 @@ void UvStream::start_reading() {
 
 void UvStream::stop_reading() {
   if (handle_) {
+    reading_ = false;
     uv_read_stop(as_stream(handle_.get()));
     loop_.reads_no_more(*this);
   }
@@ -97,12 +99,16 @@ void UvStream::check_alive() {
   if (!handle_ || failed_ || ioctl(descriptor_of(*handle_), FIONREAD, &unread) != 0 || unread > 0) {
     return;
   }
+  if (const int status = lost(); status != 0) {
+    fail_with(status);
+  }
+}
+
+int UvStream::lost() const {
   int pending = 0;
   socklen_t length = sizeof pending;
-  if (getsockopt(descriptor_of(*handle_), SOL_SOCKET, SO_ERROR, &pending, &length) == 0 &&
-      pending != 0) {
-    fail_with(uv_translate_sys_error(pending));
-  }
+  getsockopt(descriptor_of(*handle_), SOL_SOCKET, SO_ERROR, &pending, &length);
+  return pending != 0 ? uv_translate_sys_error(pending) : broken_;
 }
 
 void UvStream::on_read(ssize_t size) {
@@ -114,11 +120,8 @@ void UvStream::on_read(ssize_t size) {
   } else if (size == UV_EOF) {
     // After a short read with a hang-up libuv reports the end without asking the kernel again: a
     // reset right behind data would pass for a FIN. Nobody has fetched the error yet.
-    int pending = 0;
-    socklen_t length = sizeof pending;
-    if (getsockopt(descriptor_of(*handle_), SOL_SOCKET, SO_ERROR, &pending, &length) == 0 &&
-        pending != 0) {
-      fail_with(uv_translate_sys_error(pending));
+    if (const int status = lost(); status != 0) {
+      fail_with(status);
       return;
     }
     stop_reading();
@@ -141,7 +144,7 @@ void UvStream::fail_with(int status) {
 
 void UvStream::write(std::span<const Bytes> pieces) {
   constexpr std::size_t kMaxPieces = 64;
-  if (failed_ || shut_) {
+  if (failed_ || shut_ || broken_ != 0) {
     return;
   }
   std::size_t sent = 0;
@@ -193,13 +196,19 @@ void UvStream::submit() {
 }
 
 void UvStream::on_written(std::size_t size, int status) {
-  in_flight_ -= size;
+  if (status == UV_ECANCELED) {
+    return;
+  }
   if (status != 0) {
-    if (status != UV_ECANCELED) {
+    // What the peer said before it closed may still be there to be read, and say why. Reading
+    // comes to its end behind that: to the kernel the connection is over both ways.
+    broken_ = status;
+    if (!reading_) {
       fail_with(status);
     }
     return;
   }
+  in_flight_ -= size;
   if (!waiting_.empty()) {
     submit();
   } else if (shut_) {

@@ -40,6 +40,8 @@ class UvStream final : public Stream {
   void submit();
   void on_written(std::size_t size, int status);
   void fail_with(int status);
+  /// Why the connection is lost, as a libuv status; 0 when it is not.
+  int lost() const;
 
   Loop& loop_;
   HandlePtr<uv_tcp_t> handle_;
@@ -47,6 +49,8 @@ class UvStream final : public Stream {
   std::vector<std::uint8_t> waiting_;  // behind the write in flight
   std::size_t in_flight_ = 0;
   DescriptorBudget::Share share_;
+  int broken_ = 0;  // what writing failed with, while there may be something to read
+  bool reading_ = false;
   bool shut_ = false;
   bool failed_ = false;
 };

@@ -196,6 +196,25 @@ TEST_CASE("a reset arrives as a reset, also right behind data and after a shutdo
   CHECK(joined.far_ear.error->code == ErrorCode::kReset);
 }
 
+TEST_CASE("what was said before a reset is heard, though writing fails first") {
+  const bool shut = GENERATE(false, true);
+  Joined joined;
+  joined.far->start_reading();
+  say(*joined.near, "the reason");
+  if (shut) {
+    joined.near->shutdown();
+  }
+  joined.near->reset();
+  for (int i = 0; i < 3; ++i) {
+    say(*joined.far, "to nobody");
+  }
+  CHECK(joined.far->queued() > 0);
+  joined.until([&] { return joined.far_ear.error.has_value(); });
+  CHECK(joined.far_ear.data == "the reason");
+  CHECK_FALSE(joined.far_ear.ended);
+  CHECK(joined.far_ear.error->code == ErrorCode::kReset);
+}
+
 TEST_CASE("a stream that does not read is not told, and reads on from where it stopped") {
   Joined joined;
   say(*joined.near, "early");
