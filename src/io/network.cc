@@ -26,6 +26,8 @@ void set_option(int fd, int level, int name, int value) {
 
 /// Captured programs must see their own latency and notice dead peers as they would directly.
 void tune(int fd) {
+  // Before there is a connection: a dial that is withdrawn may just have been answered.
+  abort_on_close(fd, true);
   set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
   set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
   set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, 180);

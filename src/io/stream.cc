@@ -36,6 +36,12 @@ Error uv_error(const char* what, int status) {
   return {code, std::string(what) + ": " + uv_strerror(status)};
 }
 
+void abort_on_close(int fd, bool on) {
+  // With linger zero close() sends RST, also after a shutdown (uv_tcp_close_reset() would refuse).
+  const linger hard{.l_onoff = on ? 1 : 0, .l_linger = 0};
+  setsockopt(fd, SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
+}
+
 /// Owns the bytes of one libuv write; outlives the stream if need be.
 struct UvStream::Write {
   uv_write_t request;
@@ -45,22 +51,14 @@ struct UvStream::Write {
 UvStream::UvStream(Loop& loop, HandlePtr<uv_tcp_t> handle, DescriptorBudget::Share share)
     : loop_(loop), handle_(std::move(handle)), share_(std::move(share)) {
   handle_->data = this;
-  // Whatever ends this process ends the connection as a reset: cut in the middle it must not look
-  // whole.
-  set_abortive(true);
 }
 
 UvStream::~UvStream() {
   loop_.reads_again(*this);
   if (handle_ && shut_ && !failed_ && queued() == 0) {
-    set_abortive(false);  // an orderly end: the kernel still has bytes to deliver
+    // An orderly end: the kernel still has bytes to deliver.
+    abort_on_close(descriptor_of(*handle_), false);
   }
-}
-
-void UvStream::set_abortive(bool on) {
-  // With linger zero close() sends RST, also after a shutdown (uv_tcp_close_reset() would refuse).
-  const linger hard{.l_onoff = on ? 1 : 0, .l_linger = 0};
-  setsockopt(descriptor_of(*handle_), SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
 }
 
 void UvStream::start_reading() {

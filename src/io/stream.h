@@ -36,7 +36,6 @@ class UvStream final : public Stream {
   /// A stream that does not read is in no poll set: the loop asks now and then whether its
   /// connection was reset meanwhile.
   void check_alive();
-  void set_abortive(bool on);
   void submit();
   void on_written(std::size_t size, int status);
   void fail_with(int status);
@@ -54,6 +53,10 @@ class UvStream final : public Stream {
   bool shut_ = false;
   bool failed_ = false;
 };
+
+/// Whether close(), or the end of this process, ends the connection as a reset: cut in the middle it
+/// must not look whole. Set on every socket that becomes a stream, until it is shut down in order.
+void abort_on_close(int fd, bool on);
 
 /// The Error for a negative libuv status.
 Error uv_error(const char* what, int status);

@@ -291,6 +291,26 @@ TEST_CASE("a cancelled dial says nothing") {
   CHECK_FALSE(failure.error.has_value());
 }
 
+TEST_CASE("a dial withdrawn just after it was answered is a reset, not an empty connection") {
+  io::Loop loop;
+  const Listening listening;
+  io::UvNetwork network(loop, {});
+  Failure failure(loop);
+  DialOptions options;
+  options.to = listening.address;
+  auto dial = network.dial(options, &failure);
+  const int fd = accept4(listening.fd, nullptr, nullptr, SOCK_CLOEXEC);
+  REQUIRE(fd >= 0);  // on loopback the kernel has answered before the loop comes round
+  dial.reset();
+  auto pause = loop.timer([&] { loop.stop(); });
+  pause->start(20ms);
+  loop.run();
+  char byte = 0;
+  CHECK(recv(fd, &byte, 1, MSG_DONTWAIT) == -1);
+  CHECK(errno == ECONNRESET);
+  close(fd);
+}
+
 TEST_CASE("a paused listener leaves connections in the queue for whoever comes next") {
   Joined joined;
   joined.listener->pause();
