@@ -3,7 +3,8 @@
 #
 #   scripts/test.sh            the profile for every change: at most 25 minutes on two cores
 #   scripts/test.sh --full     the whole amounts: all bytes and connections of the network tests,
-#                              a minute a fuzzer, clang-tidy over everything, a full benchmark
+#                              an hour's soak, a minute a fuzzer, clang-tidy over everything, a
+#                              full benchmark
 #   scripts/test.sh [--full] STAGE...    only these stages (and the builds they need)
 #
 # Needs root: the network tests and the demo make namespaces and packet filter rules in them. The
@@ -26,7 +27,7 @@ for argument in "$@"; do
   case "$argument" in
     --full) full=1 ;;
     -h | --help)
-      sed -n '2,14s/^# \{0,1\}//p' scripts/test.sh
+      sed -n '2,15s/^# \{0,1\}//p' scripts/test.sh
       exit 0
       ;;
     -*) die "unknown option '$argument'; see --help" ;;
@@ -209,6 +210,11 @@ stage_adversarial() {
     MESHNODE_BIN=$root/build/release/meshnode run_pytest -q tests/adversarial
 }
 
+stage_soak() {
+  MESHNODE_SCALE=${MESHNODE_SCALE:-$([ -n "$full" ] && echo 1 || echo 0.02)} \
+    MESHNODE_BIN=$root/build/release/meshnode run_pytest -q -s tests/soak
+}
+
 stage_bench() {
   smoke=$([ -n "$full" ] || echo --smoke)
   bench/run.sh $smoke
@@ -228,6 +234,7 @@ plan="setup    600
       demo     180
       netns    600
       adversarial 300
+      soak     600
       bench    300
       clang    1800
       asan     300
@@ -300,7 +307,7 @@ wanted() { # name: also what a named stage is built on
     case "$1:$name" in
       "$name:$name" | setup:* | clang:asan | clang:fuzz | clang:tidy) return 0 ;;
       release:unit | release:docs | release:demo | release:netns) return 0 ;;
-      release:bench | release:adversarial) return 0 ;;
+      release:bench | release:adversarial | release:soak) return 0 ;;
     esac
   done
   return 1

@@ -54,8 +54,8 @@ class UvStream final : public Stream {
   bool failed_ = false;
 };
 
-/// Whether close(), or the end of this process, ends the connection as a reset: cut in the middle it
-/// must not look whole. Set on every socket that becomes a stream, until it is shut down in order.
+/// Whether close(), or the end of this process, ends the connection as a reset: cut in the middle
+/// it must not look whole. Set on every socket that becomes a stream, until its orderly end.
 void abort_on_close(int fd, bool on);
 
 /// The Error for a negative libuv status.
