@@ -42,8 +42,7 @@ MEMORY_RETURNED = 4.5
 A_SAMPLE = 11                         # seconds that draining and sampling take, mostly
 HOURLY_KIB = 1024                     # KiB an hour
 SHORT_KIB = 2048                      # KiB in all, of a run shorter than that
-# Linux's own. Within the agents' source ports (io/source_port.h) a caller on the same host may meet
-# the remains of one of their connections, and be refused.
+# Linux's own, which begin where the agents' for a preserved address end (io/source_port.h).
 PORTS = "32768 60999"
 AGENTS, MORTAL = ("a", "b", "c"), "c"
 TOLD_OF_FAULTS = {"tunnel-failed", "worker-restarted", "peer-refused", "limit-reached"}
