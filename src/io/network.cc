@@ -6,7 +6,10 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <fstream>
 #include <optional>
+#include <random>
+#include <string>
 #include <utility>
 
 #include "io/handle.h"
@@ -17,6 +20,8 @@ namespace {
 
 constexpr int kBacklog = 4096;
 constexpr int kPortAttempts = 256;
+// Then the kernel may choose: among what is left it finds whatever there is.
+constexpr int kOwnPortAttempts = 8;
 constexpr int kSpaceAttempts = 16;
 constexpr Duration kRetryAccept = std::chrono::milliseconds(100);
 
@@ -33,6 +38,14 @@ void tune(int fd) {
   set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, 180);
   set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, 180);
   set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, 9);
+}
+
+/// Of /proc/sys/net/ipv4; empty when it cannot be read.
+std::string setting(const char* name) {
+  std::ifstream file(std::string("/proc/sys/net/ipv4/") + name);
+  std::string text;
+  std::getline(file, text);
+  return text;
 }
 
 HandlePtr<uv_tcp_t> new_handle(uv_loop_t* loop, void* owner) {
@@ -132,10 +145,11 @@ class UvListener final : public Listener {
 
 class UvDial final : public Dial {
  public:
-  UvDial(Loop& loop, SpacePorts& ports, const NetworkOptions& network, const DialOptions& options,
-         DialEvents* events)
+  UvDial(Loop& loop, SpacePorts& ports, OwnPorts& own_ports, const NetworkOptions& network,
+         const DialOptions& options, DialEvents* events)
       : loop_(loop),
         ports_(ports),
+        own_ports_(own_ports),
         network_(network),
         options_(options),
         events_(events),
@@ -147,7 +161,7 @@ class UvDial final : public Dial {
     if (options_.space != 0) {
       return start_in_space();
     }
-    const int attempts = options_.transparent ? kPortAttempts : 1;
+    const int attempts = options_.transparent ? kPortAttempts : 1 + kOwnPortAttempts;
     int status = UV_EADDRNOTAVAIL;
     for (int i = 0; i < attempts; ++i) {
       status = attempt();
@@ -279,27 +293,41 @@ class UvDial final : public Dial {
     if (mark != 0 && setsockopt(fd, SOL_SOCKET, SO_MARK, &mark, sizeof mark) != 0) {
       return uv_translate_sys_error(errno);
     }
-    if (!options_.source) {
-      return 0;
+    // A port of a connection in TIME_WAIT to another destination is free for us.
+    set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+    return options_.transparent ? bind_transparent(fd) : bind_own(fd);
+  }
+
+  int bind_transparent(int fd) {
+    const bool v4 = options_.source->is_v4();
+    const int on = 1;
+    if (setsockopt(fd, v4 ? SOL_IP : SOL_IPV6, v4 ? IP_TRANSPARENT : IPV6_TRANSPARENT, &on,
+                   sizeof on) != 0) {
+      return uv_translate_sys_error(errno);
     }
-    SocketAddress from{*options_.source, 0};
-    if (options_.transparent) {
-      const bool v4 = from.ip.is_v4();
-      const int on = 1;
-      if (setsockopt(fd, v4 ? SOL_IP : SOL_IPV6, v4 ? IP_TRANSPARENT : IPV6_TRANSPARENT, &on,
-                     sizeof on) != 0) {
-        return uv_translate_sys_error(errno);
-      }
-      // A port of a connection in TIME_WAIT to another destination is free for us.
-      set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
-      SourcePorts& ports = *ports_.at(options_.space);
-      from.port = ports.next();
-      if (ports.in_use(from, options_.to)) {
-        return UV_EADDRINUSE;
-      }
-    } else {
+    SourcePorts& ports = *ports_.at(options_.space);
+    const SocketAddress from{*options_.source, ports.next()};
+    return ports.in_use(from, options_.to) ? UV_EADDRINUSE : bind_to(fd, from);
+  }
+
+  int bind_own(int fd) {
+    const bool v4 = options_.to.ip.is_v4();
+    const bool chosen = options_.space == 0 && own_attempts_++ < kOwnPortAttempts;
+    std::uint16_t port = chosen ? own_ports_.next() : std::uint16_t{0};
+    if (port == options_.to.port) {
+      port = own_ports_.next();  // to this very host it would connect to itself
+    }
+    if (port == 0) {
       set_option(fd, SOL_IP, IP_BIND_ADDRESS_NO_PORT, 1);
     }
+    if (port == 0 && !options_.source) {
+      return 0;
+    }
+    const IpAddress any = v4 ? IpAddress::v4({}) : IpAddress::v6({});
+    return bind_to(fd, {options_.source.value_or(any), port});
+  }
+
+  static int bind_to(int fd, const SocketAddress& from) {
     sockaddr_storage raw{};
     const unsigned size = from.to_sockaddr(raw);
     return bind(fd, reinterpret_cast<const sockaddr*>(&raw), size) == 0
@@ -332,6 +360,7 @@ class UvDial final : public Dial {
 
   Loop& loop_;
   SpacePorts& ports_;
+  OwnPorts& own_ports_;
   const NetworkOptions& network_;
   DialOptions options_;
   DialEvents* events_;
@@ -343,6 +372,7 @@ class UvDial final : public Dial {
   std::optional<Error> early_error_;
   std::unique_ptr<SpaceSockets::Wait> wait_;
   int space_attempts_ = 0;
+  int own_attempts_ = 0;
 
  public:
   ~UvDial() override {
@@ -354,14 +384,17 @@ class UvDial final : public Dial {
 }  // namespace
 
 UvNetwork::UvNetwork(Loop& loop, const NetworkOptions& options)
-    : loop_(loop), options_(options) {
+    : loop_(loop),
+      options_(options),
+      own_ports_(setting("ip_local_port_range"), setting("ip_local_reserved_ports"), options.share,
+                 options.shares, std::random_device()()) {
   ports_[0] = std::make_unique<SourcePorts>(options.share, options.shares);
 }
 
 UvNetwork::~UvNetwork() = default;
 
 std::unique_ptr<Dial> UvNetwork::dial(const DialOptions& options, DialEvents* events) {
-  auto dial = std::make_unique<UvDial>(loop_, ports_, options_, options, events);
+  auto dial = std::make_unique<UvDial>(loop_, ports_, own_ports_, options_, options, events);
   dial->start();
   return dial;
 }

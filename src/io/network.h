@@ -9,6 +9,7 @@
 
 #include "io/descriptor_budget.h"
 #include "io/loop.h"
+#include "io/own_ports.h"
 #include "io/source_port.h"
 #include "io/space_sockets.h"
 
@@ -20,7 +21,7 @@ using SpacePorts = std::map<std::uint16_t, std::unique_ptr<SourcePorts>>;
 struct NetworkOptions {
   /// SO_MARK of every dialled socket; 0 sets none.
   std::uint32_t mark = 0;
-  /// Which share of the transparent source ports is this loop's: `share` of `shares`.
+  /// Which share of the source ports is this loop's: `share` of `shares`.
   unsigned share = 0;
   unsigned shares = 1;
   /// Accepting pauses while it is full; null counts nothing.
@@ -46,6 +47,7 @@ class UvNetwork final : public Network {
   Loop& loop_;
   NetworkOptions options_;
   SpacePorts ports_;
+  OwnPorts own_ports_;
 };
 
 }  // namespace meshnode::io

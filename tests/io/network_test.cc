@@ -5,12 +5,16 @@
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <csignal>
+#include <fstream>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "io/interfaces.h"
+#include "io/own_ports.h"
 #include "io/source_port.h"
 
 using namespace meshnode;
@@ -357,6 +361,43 @@ TEST_CASE("a listener that its owner shut down keeps nobody busy") {
   later->start(150ms);
   loop.run();
   CHECK(came_round);
+}
+
+TEST_CASE("ports of our own have the parity that connect() avoids, and loops never share one") {
+  const auto all_of = [](io::OwnPorts& ports) {
+    std::set<std::uint16_t> all;
+    for (std::uint16_t port = ports.next(); all.insert(port).second; port = ports.next()) {
+    }
+    return all;
+  };
+  io::OwnPorts first("32768\t60999", "", 0, 2, 7);
+  io::OwnPorts second("32768\t60999", "", 1, 2, 0);
+  auto all = all_of(first);
+  CHECK(all.size() == 7058);
+  all.merge(all_of(second));
+  CHECK(all.size() == 14116);
+  CHECK(*all.begin() == 32769);
+  CHECK(*all.rbegin() == 60999);
+  CHECK(std::all_of(all.begin(), all.end(), [](std::uint16_t port) { return port % 2 == 1; }));
+
+  io::OwnPorts odd("10001\t10010", "10004,10006-10009,20000\n", 0, 1, 0);
+  CHECK(all_of(odd) == std::set<std::uint16_t>{10002, 10010});
+  io::OwnPorts top("65534\t65535", "0-10", 0, 1, 0);
+  CHECK(all_of(top) == std::set<std::uint16_t>{65535});
+  for (const char* range : {"", "x", "5", "5\t", "70000\t80000", "9\t9"}) {
+    io::OwnPorts none(range, "", 0, 1, 0);
+    CHECK(none.next() == 0);
+  }
+}
+
+TEST_CASE("a dial from here takes a port that connect() avoids") {
+  std::ifstream file("/proc/sys/net/ipv4/ip_local_port_range");
+  unsigned low = 0;
+  file >> low;
+  for (int i = 0; i < 20; ++i) {
+    Joined joined;
+    CHECK(joined.near->local_address().port % 2 != low % 2);
+  }
 }
 
 TEST_CASE("source ports stay below every ephemeral range and loops never share one") {

@@ -369,6 +369,35 @@ def test_the_backstops_reject_what_escapes_the_steering(own_mesh):
                what="backstop hits in status")
 
 
+def hang_up(sock):
+    sock.recv(5)
+    traffic.reset(sock)
+
+
+def refusals(address, calls):
+    """Of so many calls to a program that resets each: how many could not even connect."""
+    refused = 0
+    for _ in range(calls):
+        try:
+            with socket.create_connection((address, ECHO), timeout=10) as sock:
+                sock.sendall(b"hello")
+                sock.recv(1)
+        except ConnectionRefusedError:
+            refused += 1
+        except ConnectionResetError:
+            pass
+    return refused
+
+
+@pytest.mark.parametrize("callee", ["same node", "direct"])
+def test_what_was_reset_does_not_stand_in_the_way_of_the_next_call(own_mesh, callee):
+    """Tracking knows a reset connection of ours for ten seconds: a program with its 4-tuple would be
+    past capture, and refused. With ports from one range some of these calls meet it."""
+    host = own_mesh.b if callee == "same node" else own_mesh.c
+    with host.serve(traffic.serve_each, ECHO, hang_up, uid=WEB):
+        assert own_mesh.b.call(refusals, host.v4, 4000, uid=CLIENT, timeout=60) == 0
+
+
 def test_an_admins_firewall_keeps_its_meaning(own_mesh):
     """A drop for one source and port holds, and an allowed port under default drop stays open."""
     mesh = own_mesh
