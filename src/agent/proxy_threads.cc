@@ -57,13 +57,14 @@ class ProxyThreads::Thread {
     io::Loop loop;
     {
       io::SpaceSockets spaces(loop, services.sockets_path);
-      io::UvNetwork network(loop, {capture::kOwnMark, share, shares, &services.budget,
+      SystemRandom random;
+      io::UvNetwork network(loop, {capture::kOwnMark, share, shares, random.next(),
+                                   &services.budget,
                                    [&services] {
                                      services.metrics.hit(telemetry::Limit::kDescriptors).add();
                                      services.reports.descriptors_used_up();
                                    },
                                    &spaces});
-      SystemRandom random;
       const auto slot_of = [](const IpAddress& ip) -> std::optional<std::uint16_t> {
         const auto slot = capture::slot_of(ip);
         return slot ? std::optional<std::uint16_t>(*slot) : std::nullopt;

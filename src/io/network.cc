@@ -8,7 +8,6 @@
 #include <cerrno>
 #include <fstream>
 #include <optional>
-#include <random>
 #include <string>
 #include <utility>
 
@@ -387,7 +386,7 @@ UvNetwork::UvNetwork(Loop& loop, const NetworkOptions& options)
     : loop_(loop),
       options_(options),
       own_ports_(setting("ip_local_port_range"), setting("ip_local_reserved_ports"), options.share,
-                 options.shares, std::random_device()()) {
+                 options.shares, options.first_port) {
   ports_[0] = std::make_unique<SourcePorts>(options.share, options.shares);
 }
 

@@ -24,6 +24,9 @@ struct NetworkOptions {
   /// Which share of the source ports is this loop's: `share` of `shares`.
   unsigned share = 0;
   unsigned shares = 1;
+  /// Where among its share of them a loop begins: a random number, so that one that starts anew
+  /// does not meet what its predecessor left.
+  std::uint64_t first_port = 0;
   /// Accepting pauses while it is full; null counts nothing.
   DescriptorBudget* budget = nullptr;
   /// Accepting has paused for want of descriptors.

@@ -48,7 +48,7 @@ std::bitset<65'536> reserved_in(std::string_view text) {
 }  // namespace
 
 OwnPorts::OwnPorts(std::string_view ip_local_port_range, std::string_view ip_local_reserved_ports,
-                   unsigned share, unsigned shares, std::uint32_t first) {
+                   unsigned share, unsigned shares, std::uint64_t first) {
   const auto range = take_range(ip_local_port_range, '\t');
   if (!range) {
     return;

@@ -17,7 +17,7 @@ class OwnPorts {
   /// The two files of /proc/sys/net/ipv4 that are named so, and which share of the ports is this
   /// loop's: `share` of `shares`. `first` chooses where it begins.
   OwnPorts(std::string_view ip_local_port_range, std::string_view ip_local_reserved_ports,
-           unsigned share, unsigned shares, std::uint32_t first);
+           unsigned share, unsigned shares, std::uint64_t first);
   /// The next candidate, round the range, never a neighbour of the last; 0 when there is none: the
   /// kernel may choose.
   std::uint16_t next();

@@ -443,7 +443,7 @@ TEST_CASE("accepting pauses when the budget is used up and goes on when there is
   const Listening listening;
   io::DescriptorBudget budget(2);
   int told = 0;
-  io::UvNetwork network(loop, {0, 0, 1, &budget, [&] { ++told; }});
+  io::UvNetwork network(loop, {0, 0, 1, 0, &budget, [&] { ++told; }});
   struct Keep final : AcceptEvents {
     void on_accept(std::unique_ptr<Stream> stream) override { kept.push_back(std::move(stream)); }
     std::vector<std::unique_ptr<Stream>> kept;

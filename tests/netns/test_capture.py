@@ -391,8 +391,8 @@ def refusals(address, calls):
 
 @pytest.mark.parametrize("callee", ["same node", "direct"])
 def test_what_was_reset_does_not_stand_in_the_way_of_the_next_call(own_mesh, callee):
-    """Tracking knows a reset connection of ours for ten seconds: a program with its 4-tuple would be
-    past capture, and refused. With ports from one range some of these calls meet it."""
+    """Tracking knows a reset connection of ours for ten seconds: a program with its 4-tuple would
+    be past capture, and refused. With ports from one range some of these calls meet it."""
     host = own_mesh.b if callee == "same node" else own_mesh.c
     with host.serve(traffic.serve_each, ECHO, hang_up, uid=WEB):
         assert own_mesh.b.call(refusals, host.v4, 4000, uid=CLIENT, timeout=60) == 0
