@@ -13,7 +13,8 @@ demo=("${build[@]}" nginx-light redis-server redis-tools curl tcpdump jq conntra
 bench=("${build[@]}" haproxy stunnel4 nginx-light wrk nghttp2-client iperf3 curl openssl jq
   tcpdump conntrack python3 python3-h2 python3-cryptography)
 test=("${demo[@]}" "${bench[@]}" nftables ufw clang-14 clang-tidy-14 clang-format-14 llvm-14
-  libclang-rt-14-dev git python3-pytest netcat-openbsd libcap2-bin faketime)
+  libclang-rt-14-dev git python3-pytest python3-pytest-xdist
+  netcat-openbsd libcap2-bin faketime)
 # Packages that would start a daemon of their own: wanted as programs only.
 services=(redis-server nginx haproxy stunnel4 ufw)
 
