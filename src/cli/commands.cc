@@ -55,35 +55,39 @@ Outcome capture_show(const CapturePlaces& places) {
   auto rules = capture::show(places.here);
   if (!rules) return complaint("capture show", rules.error(), "run it as root");
   Outcome outcome{kDone, std::move(*rules), ""};
-  for (const auto& [name, kernel] : places.others) {
+  places.others([&](const std::string& name, Kernel& kernel) {
     const auto ours = capture::is_of_agent(kernel, places.agent);
     if (!ours) add(outcome, complaint("capture show: " + name, ours.error(), "run it as root"));
-    if (!ours || !*ours) continue;
+    if (!ours || !*ours) return;
     const auto inside = capture::show(kernel);
     if (!inside) add(outcome, complaint("capture show: " + name, inside.error(), "run it as root"));
     if (inside) outcome.out += "# network namespace " + name + "\n" + *inside;
-  }
+  });
   if (outcome.out.empty()) outcome.out = "no rule of meshnode is in force\n";
   return outcome;
 }
 
 Outcome capture_remove(const CapturePlaces& places) {
-  const auto removed = capture::remove(places.here);
-  if (!removed) return complaint("capture remove", removed.error(), "run it as root");
   Outcome outcome;
-  for (const auto& line : *removed) outcome.out += "removed " + line + "\n";
-  for (const auto& [name, kernel] : places.others) {
+  // Whatever fails in one place, the others are not left behind closed doors.
+  const auto remove_in = [&](const std::string& name, Kernel& kernel) {
+    const std::string where = name.empty() ? "" : name + ": ";
+    const auto removed = capture::remove(kernel);
+    if (!removed) {
+      const std::string what = name.empty() ? "capture remove" : "capture remove: " + name;
+      return add(outcome, complaint(what, removed.error(), "run it as root"));
+    }
+    for (const auto& line : *removed) outcome.out += "removed " + where + line + "\n";
+  };
+  remove_in("", places.here);
+  places.others([&](const std::string& name, Kernel& kernel) {
     const auto ours = capture::is_of_agent(kernel, places.agent);
     if (!ours) add(outcome, complaint("capture remove: " + name, ours.error(), "run it as root"));
-    if (!ours || !*ours) continue;
-    const auto inside = capture::remove(kernel);
-    if (!inside) {
-      add(outcome, complaint("capture remove: " + name, inside.error(), "run it as root"));
-      continue;
-    }
-    for (const auto& line : *inside) outcome.out += "removed " + name + ": " + line + "\n";
+    if (ours && *ours) remove_in(name, kernel);
+  });
+  if (outcome.out.empty() && outcome.exit_code == kDone) {
+    outcome.out = "there was nothing to remove\n";
   }
-  if (outcome.out.empty()) outcome.out = "there was nothing to remove\n";
   return outcome;
 }
 

@@ -22,11 +22,9 @@ Outcome status(const Invocation& asked, const Ask& ask, WallTime now);
 /// Where capture rules may be: the network namespace of the command, and others.
 struct CapturePlaces {
   Kernel& here;
-  struct Other {
-    std::string name;
-    Kernel& kernel;
-  };
-  std::vector<Other> others;
+  /// Goes from one to the next of the others, with only that one open: there may be thousands.
+  using Visit = std::function<void(const std::string& name, Kernel& kernel)>;
+  std::function<void(const Visit& visit)> others;
   /// capture::HostFacts::agent of an agent that runs, or ran, here: rules of another's, which may
   /// have a host of its own in a namespace of this machine, are left alone.
   std::string agent;

@@ -3,7 +3,6 @@
 #include <sys/prctl.h>
 #include <cstdio>
 #include <cstdlib>
-#include <deque>
 #include <string_view>
 
 #include "agent/worker.h"
@@ -55,12 +54,15 @@ Outcome ask_status(const Invocation& asked) {
 }
 
 Outcome capture_rules(Command command, Kernel& kernel) {
-  const auto found = io::find_namespaces();
-  std::deque<io::NamespaceKernel> kernels;
-  CapturePlaces places{kernel, {}, supervisor::agent_mark()};
-  for (const io::FoundNamespace& each : found) {
-    places.others.push_back({each.name, kernels.emplace_back(kernel, each.place)});
-  }
+  const auto others = [&kernel](const CapturePlaces::Visit& visit) {
+    for (const std::string& name : io::find_namespaces()) {
+      const auto place = io::NetNamespace::at(name);
+      if (!place) continue;  // it has gone meanwhile
+      io::NamespaceKernel inside(kernel, *place);
+      visit(name, inside);
+    }
+  };
+  const CapturePlaces places{kernel, others, supervisor::agent_mark()};
   return command == Command::kCaptureShow ? capture_show(places) : capture_remove(places);
 }
 

@@ -234,7 +234,7 @@ Result<CommandResult> converse(Child& child, Exchange& exchange, const std::stri
     if (exchange.over_limit()) {
       return fail(ErrorCode::kLimit,
                   fmt::format("{}: printed more than {} bytes and was killed; are there too many "
-                              "packet filter rules on this host?",
+                              "packet filter rules?",
                               program, limits.output_bytes));
     }
   }

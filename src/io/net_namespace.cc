@@ -24,6 +24,7 @@
 
 #include "base/log.h"
 #include "io/interfaces.h"
+#include "io/loop.h"
 
 namespace meshnode::io {
 namespace {
@@ -171,8 +172,19 @@ Result<NamespaceAddresses> addresses_in(const NetNamespace& place) {
   return NamespaceAddresses{up, std::move(*addresses)};
 }
 
+void NamespaceKernel::begin_turn(Duration budget) {
+  budget_ = budget;
+  turn_ends_ = monotonic_now() + budget;
+}
+
 Result<CommandResult> NamespaceKernel::run(const std::vector<std::string>& argv,
                                            const std::string& input) {
+  if (turn_ends_ && monotonic_now() >= *turn_ends_) {
+    return fail(ErrorCode::kTimeout,
+                fmt::format("{}: not run, as the programs before it took {} ms together; are there "
+                            "very many rules, routes or addresses inside?",
+                            argv.empty() ? "" : argv[0], budget_ / std::chrono::milliseconds(1)));
+  }
   const InNamespace inside(place_);
   if (!inside.entered()) return fail(inside.entered().error());
   return outside_.run(argv, input);
@@ -194,8 +206,8 @@ Result<std::uint64_t> NamespaceKernel::cgroup_inode(const std::string& path) con
   return outside_.cgroup_inode(path);
 }
 
-std::vector<FoundNamespace> find_namespaces() {
-  std::vector<FoundNamespace> found;
+std::vector<std::string> find_namespaces() {
+  std::vector<std::string> found;
   std::set<NamespaceId> seen;
   const auto take = [&](const std::string& path) {
     // Most processes are in a namespace that is known already: asking is cheaper than opening.
@@ -206,7 +218,7 @@ std::vector<FoundNamespace> find_namespaces() {
     }
     auto place = NetNamespace::at(path);
     if (!place || !seen.insert(place->id()).second || place->is_own()) return;
-    found.push_back({path, std::move(*place)});
+    found.push_back(path);
   };
   const auto each = [](const char* directory, const auto& visit) {
     std::error_code failed;

@@ -6,9 +6,11 @@
 #include <meshnode/address.h>
 #include <meshnode/kernel.h>
 #include <meshnode/result.h>
+#include <meshnode/time.h>
 #include <compare>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -81,6 +83,9 @@ class NamespaceKernel final : public Kernel {
  public:
   /// Both must outlive this.
   NamespaceKernel(Kernel& outside, const NetNamespace& place) : outside_(outside), place_(place) {}
+  /// Programs started from now on have this long all together, until the next call; those that come
+  /// later are not run (kTimeout). Whoever is root inside can make each of them slow.
+  void begin_turn(Duration budget);
   Result<CommandResult> run(const std::vector<std::string>& argv,
                             const std::string& input) override;
   Result<std::string> read(const std::string& path) const override;
@@ -91,15 +96,14 @@ class NamespaceKernel final : public Kernel {
  private:
   Kernel& outside_;
   const NetNamespace& place_;
+  Duration budget_{};
+  std::optional<Instant> turn_ends_;
 };
 
-struct FoundNamespace {
-  std::string name;  ///< for people: a path, or that of a process in it
-  NetNamespace place;
-};
-/// Every network namespace that a file of /run/netns or /run/docker/netns or a process names, once
-/// each, but the agent's own; at most kMaxFound.
+/// A path, for NetNamespace::at(), of every network namespace that a file of /run/netns or
+/// /run/docker/netns or a process names, once each, but the agent's own; at most kMaxFound. None is
+/// held open, so one may be gone, or another's, when its turn comes.
 inline constexpr std::size_t kMaxFound = 4096;
-std::vector<FoundNamespace> find_namespaces();
+std::vector<std::string> find_namespaces();
 
 }  // namespace meshnode::io

@@ -15,6 +15,7 @@
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -91,18 +92,12 @@ bool answer(int to, const io::SpaceAnswer& text, const std::vector<Descriptor>& 
 /// What the thread does. It alone has the connections.
 class SocketService::Server {
  public:
-  explicit Server(SocketService& service)
-      : service_(service), home_(::open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC)) {}
+  explicit Server(SocketService& service) : service_(service) {}
 
   void run() {
     sigset_t every;
     ::sigfillset(&every);
     ::pthread_sigmask(SIG_BLOCK, &every, nullptr);
-    if (!home_) {
-      log::error(kScope, "no socket can be made in other network namespaces",
-                 {{"error", std::strerror(errno)}});
-      return;
-    }
     while (step()) {
     }
   }
@@ -190,14 +185,14 @@ class SocketService::Server {
 
   /// 0 or errno.
   int make(const io::SpaceRequest& request, std::vector<Descriptor>& sockets) {
-    std::shared_ptr<const Descriptor> place;
+    std::shared_ptr<const io::NetNamespace> place;
     {
       const std::lock_guard lock(service_.mutex_);
       const auto found = service_.granted_.find(request.slot);
       if (found == service_.granted_.end()) return ENOENT;
       place = found->second;
     }
-    if (::setns(place->get(), CLONE_NEWNET) != 0) return errno;
+    if (::setns(place->fd(), CLONE_NEWNET) != 0) return errno;
     int error = 0;
     for (std::uint8_t i = 0; i < request.count && error == 0; ++i) {
       Descriptor socket = make_socket(request.kind);
@@ -208,17 +203,20 @@ class SocketService::Server {
       }
     }
     // What is made from here on would be in the wrong namespace.
-    if (::setns(home_.get(), CLONE_NEWNET) != 0) std::abort();
+    if (::setns(service_.home_.get(), CLONE_NEWNET) != 0) std::abort();
     return sockets.empty() ? error : 0;
   }
 
   SocketService& service_;
-  Descriptor home_;
   std::vector<Client> clients_;
 };
 
-SocketService::SocketService(std::string path, Descriptor listener, Descriptor wake)
-    : path_(std::move(path)), listener_(std::move(listener)), wake_(std::move(wake)) {}
+SocketService::SocketService(std::string path, Descriptor listener, Descriptor wake,
+                             Descriptor home)
+    : path_(std::move(path)),
+      listener_(std::move(listener)),
+      wake_(std::move(wake)),
+      home_(std::move(home)) {}
 
 SocketService::~SocketService() {
   {
@@ -247,8 +245,10 @@ Result<std::unique_ptr<SocketService>> SocketService::open(const std::string& pa
   if (::listen(socket.get(), kBacklog) != 0) return fail(failed(path, errno));
   Descriptor wake(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake) return fail(failed(path, errno));
+  Descriptor home(::open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC));
+  if (!home) return fail(failed("/proc/thread-self/ns/net", errno));
   return std::unique_ptr<SocketService>(
-      new SocketService(path, std::move(socket), std::move(wake)));
+      new SocketService(path, std::move(socket), std::move(wake), std::move(home)));
 }
 
 void SocketService::wake() const {
@@ -264,15 +264,16 @@ void SocketService::serve(pid_t worker) {
   wake();
 }
 
-Status SocketService::grant(std::uint16_t slot, const io::NetNamespace& place) {
-  auto copy = std::make_shared<const Descriptor>(::fcntl(place.fd(), F_DUPFD_CLOEXEC, 0));
-  if (!*copy) return fail(failed(path_, errno));
+Status SocketService::grant(std::uint16_t slot, std::shared_ptr<const io::NetNamespace> place) {
   {
     const std::lock_guard lock(mutex_);
-    granted_[slot] = std::move(copy);
+    granted_[slot] = std::move(place);
   }
-  if (!thread_.joinable()) {
+  if (thread_.joinable()) return {};
+  try {
     thread_ = std::thread([this] { Server(*this).run(); });
+  } catch (const std::system_error& error) {
+    return fail(ErrorCode::kUnavailable, std::string("no thread for sockets: ") + error.what());
   }
   return {};
 }

@@ -39,21 +39,23 @@ class SocketService {
   void serve(pid_t worker);
   /// To be called once the rules inside are in force: before, they would lead our own dials back to
   /// us, as those of an earlier run do.
-  Status grant(std::uint16_t slot, const io::NetNamespace& place);
+  /// An error, when there is no thread for it, may be gone the next time.
+  Status grant(std::uint16_t slot, std::shared_ptr<const io::NetNamespace> place);
   void revoke(std::uint16_t slot);
 
  private:
   class Server;
-  SocketService(std::string path, Descriptor listener, Descriptor wake);
+  SocketService(std::string path, Descriptor listener, Descriptor wake, Descriptor home);
   void wake() const;
 
   std::string path_;
   Descriptor listener_;
   Descriptor wake_;  // an eventfd
+  Descriptor home_;  // the agent's network namespace
   std::mutex mutex_;
-  std::map<std::uint16_t, std::shared_ptr<const Descriptor>> granted_;  // guarded by mutex_
-  pid_t worker_ = -1;                                                   // guarded by mutex_
-  bool stopping_ = false;                                               // guarded by mutex_
+  std::map<std::uint16_t, std::shared_ptr<const io::NetNamespace>> granted_;  // guarded by mutex_
+  pid_t worker_ = -1;                                                         // guarded by mutex_
+  bool stopping_ = false;                                                     // guarded by mutex_
   std::thread thread_;
 };
 

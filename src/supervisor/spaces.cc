@@ -4,11 +4,15 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
+#include <system_error>
+#include <thread>
 #include <utility>
 
 #include "base/log.h"
+#include "io/loop.h"
 
 namespace meshnode::supervisor {
 namespace {
@@ -16,6 +20,8 @@ namespace {
 constexpr const char* kScope = "capture";
 // A namespace whose rules could not be applied is tried again, in turn with the others.
 constexpr Duration kRetryEvery = std::chrono::seconds(1);
+// Most of the time is spent in programs, and with a hostile namespace in waiting for them.
+constexpr std::size_t kThreadsAtTheEnd = 8;
 
 Result<io::NetNamespace> named_by(const capture::ByNamespace& name) {
   return name.pid != 0 ? io::NetNamespace::of_process(name.pid) : io::NetNamespace::at(name.path);
@@ -38,25 +44,33 @@ std::string agent_mark() {
 
 /// A namespace in hand.
 struct Spaces::Open {
-  Open(Kernel& kernel, io::NetNamespace of, const capture::Enrolled& workload,
-       const std::string& agent)
-      : place(std::move(of)),
-        inside(kernel, place),
+  Open(Kernel& kernel, std::shared_ptr<const io::NetNamespace> of,
+       const capture::Enrolled& workload, const std::string& agent)
+      : place(of),
+        entered(std::move(of)),
+        inside(kernel, *entered),
         rules(inside, capture::text_of(workload.owner), agent),
         slot(workload.slot),
         where(capture::text_of(workload.owner)) {}
 
-  io::NetNamespace place;
+  std::shared_ptr<const io::NetNamespace> place;    // by the name it has now
+  std::shared_ptr<const io::NetNamespace> entered;  // the same, by its first
   io::NamespaceKernel inside;
   Rules rules;
   std::uint16_t slot;
   std::string where;
-  std::vector<OpenListener> listeners;
+  std::shared_ptr<const std::vector<OpenListener>> listeners;
   io::NamespaceAddresses addresses;
   bool due = true;
+  bool pending = true;  // not tried since it was taken up, or wanted otherwise
   bool tried = false;
   bool captured = false;  // rules have been in force
   Instant last{};         // of refresh()
+  Duration look_took{};
+  int strikes = 0;    // turns in a row that failed or were slow
+  Duration took{};    // the last of them
+  Duration pause{};   // after it
+  Instant next{};     // not before
 };
 
 Spaces::Spaces(Kernel& kernel, std::string marker, SpaceEvents events)
@@ -91,7 +105,10 @@ void Spaces::plan(const capture::Spec& wanted) {
       if (space.open) {
         space.waiting = false;
         space.open->rules.want(space.spec);
-        space.open->due = space.open->due || space.open->rules.due();
+        const bool anew = space.open->rules.due();
+        space.open->due = space.open->due || anew;
+        // One that keeps failing is no reason to wait.
+        space.open->pending = space.open->pending || (anew && space.open->strikes == 0);
       }
       next.emplace(workload.name, std::move(space));
     }
@@ -108,11 +125,11 @@ void Spaces::look(Instant now) {
   }
   // First what goes: two names may have changed places.
   for (auto& [name, space] : spaces_) {
-    if (space.open && !space.open->place.is_named()) lose(space);
+    if (space.open && !space.open->place->is_named()) lose(space);
   }
   for (auto& [name, space] : spaces_) {
     if (space.open) {
-      look_inside(space);
+      look_inside(*space.open, now);
     } else {
       take_up(space);
     }
@@ -122,7 +139,7 @@ void Spaces::look(Instant now) {
 }
 
 void Spaces::lose(Space& space) {
-  space.ended = space.open->place.process_ended();
+  space.ended = space.open->place->process_ended();
   log::info(kScope, "a workload's network namespace is gone",
             {{"workload", space.workload.name}, {"where", space.open->where}});
   leave(std::move(space.open));
@@ -144,7 +161,9 @@ void Spaces::take_up(Space& space) {
   } else if (auto place = named_by(name_of(space.workload)); !place) {
     space.waiting = place.error().code == ErrorCode::kNotFound;
     if (!space.waiting) space.error = place.error().message;
-  } else if (auto taken = take_up(space, std::move(*place)); !taken) {
+  } else if (auto taken = take_up(
+                 space, std::make_shared<const io::NetNamespace>(std::move(*place)));
+             !taken) {
     space.error = taken.error().message;
     space.open.reset();
   }
@@ -154,21 +173,21 @@ void Spaces::take_up(Space& space) {
   }
 }
 
-Status Spaces::take_up(Space& space, io::NetNamespace place) {
+Status Spaces::take_up(Space& space, std::shared_ptr<const io::NetNamespace> place) {
   const std::string where = capture::text_of(space.workload.owner);
-  if (place.is_own()) {
+  if (place->is_own()) {
     return fail(ErrorCode::kInvalid,
                 where + " is the agent's own, where everything else of this host is; enroll the "
                         "workload by user or by cgroup");
   }
   for (const auto& [name, other] : spaces_) {
-    if (other.open && other.open->place.id() == place.id()) {
+    if (other.open && other.open->place->id() == place->id()) {
       return fail(ErrorCode::kInvalid, where + " is that of " + name +
                                            " as well, so its callers have no one name; give each "
                                            "workload its own");
     }
   }
-  space.open = adopt(place);
+  space.open = adopt(*place);
   if (space.open) {
     // Another name for what is captured already: connections in the listeners' queues stay.
     space.open->place = std::move(place);
@@ -180,10 +199,11 @@ Status Spaces::take_up(Space& space, io::NetNamespace place) {
   }
   space.open->rules.want(space.spec);
   space.open->due = true;
-  look_inside(space);
+  space.open->pending = space.open->strikes == 0;
+  look_inside(*space.open, {});
   log::info(kScope, "a workload's network namespace is taken up",
             {{"workload", space.workload.name}, {"where", where}});
-  tell(space);
+  events_.on_taken_up({space.workload.name, space.workload.slot, space.open->listeners});
   // Rules of this run are in force all the while; connections need not wait for the new ones.
   if (space.open->captured) events_.on_captured(space.open->slot, space.open->place);
   return {};
@@ -191,7 +211,7 @@ Status Spaces::take_up(Space& space, io::NetNamespace place) {
 
 std::unique_ptr<Spaces::Open> Spaces::adopt(const io::NetNamespace& place) {
   const auto found = std::find_if(leaving_.begin(), leaving_.end(), [&](const auto& open) {
-    return open->place.id() == place.id();
+    return open->place->id() == place.id();
   });
   if (found == leaving_.end()) return nullptr;
   auto open = std::move(*found);
@@ -200,36 +220,23 @@ std::unique_ptr<Spaces::Open> Spaces::adopt(const io::NetNamespace& place) {
 }
 
 Status Spaces::open_inside(Open& open) const {
-  const io::InNamespace inside(open.place);
+  const io::InNamespace inside(*open.place);
   if (!inside.entered()) return fail(within(open.where, inside.entered().error()));
   auto listeners = open_listeners(capture::listeners());
   if (!listeners) return fail(within(open.where, listeners.error()));
-  open.listeners = std::move(*listeners);
+  open.listeners = std::make_shared<const std::vector<OpenListener>>(std::move(*listeners));
   return {};
 }
 
-void Spaces::look_inside(Space& space) {
-  if (auto addresses = io::addresses_in(space.open->place)) {
-    space.open->addresses = std::move(*addresses);
+void Spaces::look_inside(Open& open, Instant now) {
+  if (now < open.next) return;
+  const Instant began = io::monotonic_now();
+  if (auto addresses = io::addresses_in(*open.place)) {
+    open.addresses = std::move(*addresses);
   }
+  open.look_took = io::monotonic_now() - began;
   // What cannot be brought about is tried in its turn, not at every look.
-  if (space.open->rules.settled() && space.open->rules.due()) space.open->due = true;
-}
-
-void Spaces::tell(const Space& space) const {
-  SpaceListeners message{space.workload.slot, {}};
-  std::vector<int> sockets;
-  for (const OpenListener& listener : space.open->listeners) {
-    message.names.push_back(listener.name);
-    sockets.push_back(listener.socket.get());
-  }
-  events_.on_listeners(message, sockets);
-}
-
-void Spaces::tell_all() const {
-  for (const auto& [name, space] : spaces_) {
-    if (space.open) tell(space);
-  }
+  if (open.rules.settled() && open.rules.due()) open.due = true;
 }
 
 void Spaces::count(const CaptureReport& inside, CaptureReport& into) {
@@ -243,62 +250,85 @@ void Spaces::count(const CaptureReport& inside, CaptureReport& into) {
 void Spaces::let_go(std::unique_ptr<Open> open) {
   count(open->rules.report(), past_);
   // The worker has descriptors of them as well: only this ends them for all, and frees the ports.
-  for (const OpenListener& listener : open->listeners) {
+  for (const OpenListener& listener : *open->listeners) {
     ::shutdown(listener.socket.get(), SHUT_RDWR);
   }
-  open->listeners.clear();
+  open->listeners.reset();
   if (open->tried) removing_.push_back(std::move(open));
 }
 
 void Spaces::choose_next(Instant now) {
-  Open* next = nullptr;
+  if (next_due(now) != nullptr) return;  // enough to do
+  // One that was well the last time, and one that was not: neither keeps the other waiting.
+  std::array<Open*, 2> next{};
   for (auto& [name, space] : spaces_) {
-    if (!space.open) continue;
-    if (space.open->due) return;  // enough to do
+    if (!space.open || now < space.open->next) continue;
     const Duration pause = space.open->rules.settled() ? kVerifySpaceEvery : kRetryEvery;
     if (now - space.open->last < pause) continue;
-    if (next == nullptr || space.open->last < next->last) next = space.open.get();
+    Open*& longest = next[space.open->strikes == 0 ? 0 : 1];
+    if (longest == nullptr || space.open->last < longest->last) longest = space.open.get();
   }
-  if (next != nullptr) next->due = true;
+  for (Open* open : next) {
+    if (open != nullptr) open->due = true;
+  }
+}
+
+Spaces::Space* Spaces::next_due(Instant now) {
+  Space* next = nullptr;
+  for (auto& [name, space] : spaces_) {
+    if (!space.open || !space.open->due || now < space.open->next) continue;
+    if (next == nullptr || space.open->strikes < next->open->strikes) next = &space;
+  }
+  return next;
 }
 
 bool Spaces::step(Instant now) {
-  const auto due = std::find_if(spaces_.begin(), spaces_.end(), [](const auto& each) {
-    return each.second.open && each.second.open->due;
-  });
   if (!removing_.empty()) {
     const auto open = std::move(removing_.back());
     removing_.pop_back();
+    open->inside.begin_turn(kTurn);
     if (auto removed = open->rules.remove(); !removed) {
       log::warn(kScope, "rules in a network namespace that is let go could not be removed",
                 {{"where", open->where}, {"error", removed.error().message}});
     }
-  } else if (due != spaces_.end()) {
-    refresh(due->second, now);
+  } else if (Space* due = next_due(now); due != nullptr) {
+    refresh(*due, now);
   } else if (!sweep_.empty()) {
     sweep_one();
   }
-  return !removing_.empty() || !sweep_.empty() ||
-         std::any_of(spaces_.begin(), spaces_.end(), [](const auto& each) {
-           return each.second.open && each.second.open->due;
-         });
+  return !removing_.empty() || !sweep_.empty() || next_due(now) != nullptr;
 }
 
 void Spaces::refresh(Space& space, Instant now) {
   Open& open = *space.open;
   open.due = false;
+  open.pending = false;
   open.last = now;
   if (!open.addresses.loopback_up) return;
   if (!std::exchange(open.tried, true)) mark();
+  const Instant began = io::monotonic_now();
+  open.inside.begin_turn(kTurn);
   open.rules.refresh();
+  charge(open, io::monotonic_now() - began + open.look_took, now);
   if (open.rules.settled() && !std::exchange(open.captured, true)) {
     events_.on_captured(open.slot, open.place);
   }
 }
 
+void Spaces::charge(Open& open, Duration took, Instant now) {
+  if (open.rules.settled() && took < kSlowTurn) {
+    open.strikes = 0;
+    return;
+  }
+  open.pause = open.strikes == 0 ? kRetryEvery : std::min(2 * open.pause, kLongestPause);
+  open.strikes += 1;
+  open.took = took;
+  open.next = now + took + open.pause;
+}
+
 bool Spaces::settled() const {
   return !wanted_ && std::none_of(spaces_.begin(), spaces_.end(), [](const auto& each) {
-    return each.second.open && each.second.open->due;
+    return each.second.open && each.second.open->pending;
   });
 }
 
@@ -314,7 +344,15 @@ void Spaces::add_to(CaptureReport& report) const {
       report.failed[name] = open.where + ": its loopback interface is down, so nothing can be led "
                                          "to meshnode; run `ip link set lo up` inside";
     } else if (!inside.error.empty()) {
-      report.failed[name] = open.where + ": " + inside.error;
+      report.failed[name] = open.where + ": " + inside.error + "; tried again after " +
+                            std::to_string(open.pause / std::chrono::seconds(1)) + " s";
+    } else if (open.strikes > 1) {
+      report.failed[name] =
+          open.where + ": looking after its rules, which are in force, takes " +
+          std::to_string(open.took / std::chrono::milliseconds(1)) +
+          " ms, so it is done only every " +
+          std::to_string(open.pause / std::chrono::seconds(1)) +
+          " s; are there very many rules, routes or addresses inside?";
     } else if (!open.rules.settled()) {
       report.waiting.push_back(name);
     }
@@ -327,29 +365,59 @@ void Spaces::add_to(CaptureReport& report) const {
   }
 }
 
-Status Spaces::release() {
-  Status done;
+Status Spaces::release(Instant until, const std::atomic<bool>& enough) {
+  std::vector<Open*> all;
   for (auto& [name, space] : spaces_) {
-    if (!space.open) continue;
-    if (auto released = space.open->rules.release(); !released && done) {
-      done = fail(within(space.open->where, released.error()));
-    }
+    if (space.open) all.push_back(space.open.get());
   }
+  return everywhere(std::move(all), until, enough, [](Rules& rules) { return rules.release(); });
+}
+
+Status Spaces::remove(Instant until) {
+  std::vector<Open*> all;
+  for (auto& [name, space] : spaces_) {
+    if (space.open && space.open->tried) all.push_back(space.open.get());
+  }
+  for (const auto& open : removing_) all.push_back(open.get());
+  const std::atomic<bool> never = false;
+  auto done = everywhere(std::move(all), until, never, [](Rules& rules) { return rules.remove(); });
+  if (done && sweep_.empty()) ::unlink(marker_.c_str());
   return done;
 }
 
-Status Spaces::remove() {
-  Status done;
-  for (auto& [name, space] : spaces_) {
-    if (space.open && space.open->tried) removing_.push_back(std::move(space.open));
-  }
-  for (const auto& open : std::exchange(removing_, {})) {
-    if (auto removed = open->rules.remove(); !removed && done) {
-      done = fail(within(open->where, removed.error()));
+Status Spaces::everywhere(std::vector<Open*> all, Instant until, const std::atomic<bool>& enough,
+                          const std::function<Status(Rules&)>& act) {
+  // A slow one takes nothing from the others when it is the last to begin.
+  std::stable_sort(all.begin(), all.end(),
+                   [](const Open* a, const Open* b) { return a->strikes < b->strikes; });
+  std::atomic<std::size_t> next = 0;
+  std::atomic<std::size_t> undone = 0;
+  const auto work = [&] {
+    for (std::size_t i = next++; i < all.size(); i = next++) {
+      Open& open = *all[i];
+      Status done = fail(ErrorCode::kTimeout, "no time was left for it");
+      if (!enough && io::monotonic_now() < until) {
+        open.inside.begin_turn(kTurn);
+        done = act(open.rules);
+      }
+      if (done) continue;
+      undone += 1;
+      log::error(kScope, "rules in a network namespace stay as they are",
+                 {{"where", open.where}, {"error", done.error().message}});
     }
+  };
+  std::vector<std::thread> helpers;
+  try {
+    while (helpers.size() + 1 < std::min(all.size(), kThreadsAtTheEnd)) helpers.emplace_back(work);
+  } catch (const std::system_error&) {
+    // Those there are do it.
   }
-  if (done && sweep_.empty()) ::unlink(marker_.c_str());
-  return done;
+  work();
+  for (std::thread& helper : helpers) helper.join();
+  if (undone == 0) return {};
+  return fail(ErrorCode::kUnavailable,
+              "of " + std::to_string(all.size()) + " network namespaces " +
+                  std::to_string(undone) + " keep rules; the log names them");
 }
 
 void Spaces::mark() const {
@@ -370,20 +438,23 @@ void Spaces::sweep_one() {
     return !entry.second.open && !entry.second.waiting && !entry.second.surplus;
   });
   if (waiting) return;
-  const io::FoundNamespace found = std::move(sweep_.back());
+  const std::string name = std::move(sweep_.back());
   sweep_.pop_back();
-  for (const auto& [name, space] : spaces_) {
-    if (space.open && space.open->place.id() == found.place.id()) return;
+  const auto place = io::NetNamespace::at(name);
+  if (!place) return;
+  for (const auto& [workload, space] : spaces_) {
+    if (space.open && space.open->place->id() == place->id()) return;
   }
-  io::NamespaceKernel inside(kernel_, found.place);
+  io::NamespaceKernel inside(kernel_, *place);
+  inside.begin_turn(kTurn);
   const auto ours = capture::is_of_agent(inside, agent_);
   if (!ours || !*ours) return;
   if (auto removed = capture::remove(inside)) {
     log::info(kScope, "rules of an earlier run removed",
-              {{"where", found.name}, {"removed", removed->size()}});
+              {{"where", name}, {"removed", removed->size()}});
   } else {
     log::warn(kScope, "rules of an earlier run could not be removed",
-              {{"where", found.name}, {"error", removed.error().message}});
+              {{"where", name}, {"error", removed.error().message}});
   }
 }
 

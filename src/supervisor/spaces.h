@@ -1,7 +1,12 @@
 #pragma once
 /// The network namespaces of enrolled workloads: listeners opened and rules kept inside each, from
 /// outside. One that cannot be captured says why and keeps neither the host nor another from being
-/// captured. One thread; calls block as those of Rules do, step() for one namespace at most.
+/// captured. One thread, which is not the supervisor's (space_thread.h): calls block as those of
+/// Rules do, step() for one namespace at most.
+///
+/// Whoever is root inside a namespace can make everything slow that is done there. Programs run
+/// there have kTurn together; where one failed or took longer than kSlowTurn, the next is a while
+/// later, twice as long each time up to kLongestPause, and after the others.
 ///
 /// A workload whose namespace is not there is waiting. One whose name leads elsewhere has lost it:
 /// its listeners accept nothing from then on, the rules inside are taken out, since nobody there is
@@ -10,6 +15,7 @@
 
 #include <meshnode/kernel.h>
 #include <meshnode/time.h>
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -25,21 +31,39 @@
 
 namespace meshnode::supervisor {
 
+/// Programs of one turn in one namespace, together; the last may begin just before.
+inline constexpr Duration kTurn = std::chrono::seconds(5);
+/// One of them.
+inline constexpr Duration kProgramInside = std::chrono::seconds(2);
+inline constexpr std::size_t kOutputInside = std::size_t{4} << 20;
+inline constexpr Duration kSlowTurn = std::chrono::seconds(2);
+inline constexpr Duration kLongestPause = std::chrono::seconds(60);
+/// What has not begun by then is left out of release() and remove().
+inline constexpr Duration kReleaseWithin = std::chrono::seconds(5);
+inline constexpr Duration kRemoveWithin = std::chrono::seconds(5);
+
 /// In each, rules are compared with the kernel no more often than this, since no namespace but our
 /// own tells of changes; with many it is less often, one at a look.
 inline constexpr Duration kVerifySpaceEvery = std::chrono::seconds(5);
 
+struct TakenUp {
+  std::string workload;
+  std::uint16_t slot = 0;
+  std::shared_ptr<const std::vector<OpenListener>> listeners;
+};
+
 struct SpaceEvents {
-  /// Sockets stay the caller's.
-  std::function<void(const SpaceListeners& message, const std::vector<int>& sockets)> on_listeners;
+  std::function<void(const TakenUp& space)> on_taken_up;
   std::function<void(std::uint16_t slot)> on_gone;
   /// Rules inside have been applied: what our own dials from there are told by is in force.
-  std::function<void(std::uint16_t slot, const io::NetNamespace& place)> on_captured;
+  std::function<void(std::uint16_t slot, std::shared_ptr<const io::NetNamespace> place)>
+      on_captured;
 };
 
 class Spaces {
  public:
-  /// `kernel` must outlive this. `marker`: a file that lies there while there may be rules in other
+  /// `kernel` must outlive this; what it runs is bounded by kProgramInside and kOutputInside.
+  /// `marker`: a file that lies there while there may be rules in other
   /// namespaces; where an earlier run left it, all of them are looked through.
   Spaces(Kernel& kernel, std::string marker, SpaceEvents events);
   ~Spaces();
@@ -56,13 +80,13 @@ class Spaces {
   bool step(Instant now);
   /// Everything wanted was tried.
   bool settled() const;
+  /// Adds up: `report` may be of the host.
   void add_to(CaptureReport& report) const;
-  /// on_listeners() for all there are, to a worker that knows of none.
-  void tell_all() const;
 
-  /// As Rules, in all of them. The first error names its namespace; the others are done anyhow.
-  Status release();
-  Status remove();
+  /// As Rules, in all of them, several at once. Errors are logged with their namespace; the others
+  /// are done anyhow. Nothing begins after `until`, or once `enough`: the rules inside stay.
+  Status release(Instant until, const std::atomic<bool>& enough);
+  Status remove(Instant until);
 
  private:
   struct Open;
@@ -78,11 +102,14 @@ class Spaces {
 
   void plan(const capture::Spec& wanted);
   void take_up(Space& space);
-  Status take_up(Space& space, io::NetNamespace place);
+  Status take_up(Space& space, std::shared_ptr<const io::NetNamespace> place);
   std::unique_ptr<Open> adopt(const io::NetNamespace& place);
   Status open_inside(Open& open) const;
-  void look_inside(Space& space);
-  void tell(const Space& space) const;
+  static void look_inside(Open& open, Instant now);
+  static void charge(Open& open, Duration took, Instant now);
+  Space* next_due(Instant now);
+  Status everywhere(std::vector<Open*> all, Instant until, const std::atomic<bool>& enough,
+                    const std::function<Status(Rules&)>& act);
   void lose(Space& space);
   void leave(std::unique_ptr<Open> open);
   void let_go(std::unique_ptr<Open> open);
@@ -103,7 +130,7 @@ class Spaces {
   std::vector<std::unique_ptr<Open>> leaving_;   // not wanted; may be another's in this look()
   std::vector<std::unique_ptr<Open>> removing_;  // let go, but for the rules
   CaptureReport past_;                           // counters of what was let go
-  std::vector<io::FoundNamespace> sweep_;        // may hold rules of an earlier run
+  std::vector<std::string> sweep_;               // may hold rules of an earlier run
 };
 
 /// What an agent's rules in other network namespaces carry (capture::HostFacts::agent).

@@ -34,12 +34,16 @@ std::string one_line(std::string_view text) {
 
 }  // namespace
 
-Supervisor::Supervisor(io::Loop& loop, Options options, Kernel& kernel)
+Supervisor::Supervisor(io::Loop& loop, Options options, Kernel& kernel, Kernel& inside)
     : loop_(loop),
       options_(std::move(options)),
       kernel_(kernel),
       rules_(kernel),
-      spaces_(kernel, options_.run_dir + "/namespaces-captured", space_events()) {}
+      offers_(offer_takers()),
+      spaces_(loop, inside, options_.run_dir + "/namespaces-captured", space_events(), [this] {
+        report_capture();
+        tell_readiness();
+      }) {}
 
 Supervisor::~Supervisor() {
   end_worker();
@@ -134,7 +138,7 @@ void Supervisor::start_worker() {
   log::info(kScope, "worker started", {{"pid", worker_->process.pid}});
   sockets_->serve(worker_->process.pid);
   send_listeners();
-  spaces_.tell_all();
+  offers_.new_worker();
   reported_ = {};
   report_capture();
   complaint_->start(kReadyComplaint);
@@ -247,9 +251,16 @@ void Supervisor::on_terminate() {
   if (auto ok = rules_.release(); !ok) {
     log::error(kScope, "capture could not be ended", {{"error", ok.error().message}});
   }
-  if (auto ok = spaces_.release(); !ok) {
-    log::error(kScope, "capture could not be ended", {{"error", ok.error().message}});
-  }
+  spaces_.release([this](const Status& released) {
+    if (!released) {
+      log::error(kScope, "capture could not be ended", {{"error", released.error().message}});
+    }
+    drain();
+  });
+}
+
+void Supervisor::drain() {
+  if (finished_) return;
   if (!worker_) return finish();
   log::info(kScope, "draining",
             {{"deadline_ms", options_.drain_deadline / std::chrono::milliseconds(1)}});
@@ -316,23 +327,8 @@ void Supervisor::refresh_rules() {
 
 void Supervisor::look_at_spaces() {
   if (!may_apply()) return;
-  spaces_.look(loop_.now());
-  report_capture();
-  step_spaces();
-}
-
-void Supervisor::step_spaces() {
-  // One namespace at a time: a worker that dies meanwhile must not wait for hundreds.
-  if (ending_ || step_posted_) return;
-  if (spaces_.step(loop_.now())) {
-    tell_readiness();
-    step_posted_ = true;
-    loop_.post([this] {
-      step_posted_ = false;
-      step_spaces();
-    });
-    return;
-  }
+  spaces_.look();
+  offers_.try_again();
   report_capture();
   tell_readiness();
 }
@@ -342,29 +338,30 @@ void Supervisor::report_capture() {
   if (!spaces_.settled()) return;
   CaptureReport now = rules_.report();
   spaces_.add_to(now);
+  offers_.add_to(now);
   if (!worker_ || now == reported_) return;
   send(now);
   reported_ = std::move(now);
 }
 
 SpaceEvents Supervisor::space_events() {
-  return {[this](const SpaceListeners& message, const std::vector<int>& sockets) {
-            if (!worker_) return;  // the next one is told of all
-            if (auto ok = worker_->channel->send(encode(ToWorker(message)), sockets); !ok) {
-              log::error(kScope, "the worker got no listeners of a network namespace",
-                         {{"error", ok.error().message}});
-            }
-          },
-          [this](std::uint16_t slot) {
-            sockets_->revoke(slot);
-            send(SpaceGone{slot});
-          },
-          [this](std::uint16_t slot, const io::NetNamespace& place) {
-            if (auto ok = sockets_->grant(slot, place); !ok) {
-              log::error(kScope, "no connection can be made in a network namespace",
-                         {{"slot", slot}, {"error", ok.error().message}});
-            }
+  return {[this](const TakenUp& space) { offers_.taken_up(space); },
+          [this](std::uint16_t slot) { offers_.gone(slot); },
+          [this](std::uint16_t slot, std::shared_ptr<const io::NetNamespace> place) {
+            offers_.captured(slot, std::move(place));
           }};
+}
+
+OfferTakers Supervisor::offer_takers() {
+  return {[this](const SpaceListeners& message, const std::vector<int>& sockets) -> Status {
+            if (!worker_) return fail(ErrorCode::kUnavailable, "it is being replaced");
+            return worker_->channel->send(encode(ToWorker(message)), sockets);
+          },
+          [this](SpaceGone message) { send(message); },
+          [this](std::uint16_t slot, std::shared_ptr<const io::NetNamespace> place) {
+            return sockets_->grant(slot, std::move(place));
+          },
+          [this](std::uint16_t slot) { sockets_->revoke(slot); }};
 }
 
 void Supervisor::tell_readiness() {
@@ -410,7 +407,9 @@ Result<int> run_supervisor(Options options) {
   log::LogWriter writer;
   io::Loop loop;
   io::HostKernel kernel;
-  Supervisor supervisor(loop, std::move(options), kernel);
+  io::HostKernel inside({static_cast<int>(kProgramInside / std::chrono::milliseconds(1)),
+                         kOutputInside});
+  Supervisor supervisor(loop, std::move(options), kernel, inside);
   if (auto ok = supervisor.start(); !ok) return fail(ok.error());
   loop.run();
   return supervisor.exit_code();

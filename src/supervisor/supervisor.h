@@ -20,7 +20,8 @@
 #include "supervisor/run_directory.h"
 #include "supervisor/socket_service.h"
 #include "supervisor/sockets.h"
-#include "supervisor/spaces.h"
+#include "supervisor/space_offers.h"
+#include "supervisor/space_thread.h"
 #include "supervisor/spawn.h"
 
 namespace meshnode::supervisor {
@@ -51,10 +52,12 @@ struct Options {
   int hung_after_looks = kHungAfterLooks;
 };
 
-/// Everything lives on one loop; run_supervisor() is the ordinary way to use it.
+/// Everything lives on one loop, but for the threads of SpaceThread and SocketService;
+/// run_supervisor() is the ordinary way to use it.
 class Supervisor {
  public:
-  Supervisor(io::Loop& loop, Options options, Kernel& kernel);
+  /// `inside`: for what is run in other network namespaces, as Spaces wants it.
+  Supervisor(io::Loop& loop, Options options, Kernel& kernel, Kernel& inside);
   ~Supervisor();
   Supervisor(const Supervisor&) = delete;
   Supervisor& operator=(const Supervisor&) = delete;
@@ -90,6 +93,7 @@ class Supervisor {
   void on_death();
   void remember_death(const std::string& reason);
   void on_terminate();
+  void drain();
   void on_reload();
   void finish();
   void end_worker();
@@ -99,9 +103,9 @@ class Supervisor {
   void refresh_rules();
   bool may_apply() const;
   void look_at_spaces();
-  void step_spaces();
   void report_capture();
   SpaceEvents space_events();
+  OfferTakers offer_takers();
   void tell_readiness();
   void complain();
 
@@ -109,8 +113,9 @@ class Supervisor {
   Options options_;
   Kernel& kernel_;
   Rules rules_;
-  Spaces spaces_;
   std::unique_ptr<SocketService> sockets_;
+  SpaceOffers offers_;
+  SpaceThread spaces_;
   CaptureReport reported_;
   std::unique_ptr<RunDirectory> directory_;
   std::vector<OpenListener> listeners_;
@@ -128,7 +133,6 @@ class Supervisor {
   std::vector<std::unique_ptr<io::SignalWatch>> signals_;
 
   bool refresh_posted_ = false;
-  bool step_posted_ = false;
   bool told_ready_ = false;
   bool ending_ = false;
   bool finished_ = false;

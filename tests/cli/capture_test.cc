@@ -19,12 +19,13 @@ TEST_CASE("capture commands go into the namespaces of this agent's workloads, an
   }
   FakeKernel broken;
   broken.denied = {"iptables-save"};
-  const CapturePlaces places{here,
-                             {{"/run/netns/broken", broken},
-                              {"/run/netns/own-agent", others[""]},
-                              {"/run/netns/a", others["41"]},
-                              {"/run/netns/b", others["42"]}},
-                             "42"};
+  const auto each = [&](const CapturePlaces::Visit& visit) {
+    visit("/run/netns/broken", broken);
+    visit("/run/netns/own-agent", others[""]);
+    visit("/run/netns/a", others["41"]);
+    visit("/run/netns/b", others["42"]);
+  };
+  const CapturePlaces places{here, each, "42"};
   const auto shown = capture_show(places);
   CHECK(shown.out.find("# network namespace /run/netns/b\n") == 0);
   CHECK(shown.out.find("netns/a") == std::string::npos);
@@ -38,4 +39,20 @@ TEST_CASE("capture commands go into the namespaces of this agent's workloads, an
   CHECK(capture::show(others["42"]) == "");
   CHECK(capture::show(others["41"]) != "");
   CHECK(capture::show(others[""]) != "");
+}
+
+TEST_CASE("a removal that fails on the host goes on in the namespaces, and all is reported") {
+  using capture::test::FakeKernel;
+  FakeKernel here;
+  here.denied = {"iptables-save"};
+  FakeKernel other;
+  capture::Spec spec;
+  spec.workloads.push_back({"shop/web", 1, capture::ByUser{1000}, {8080}});
+  REQUIRE(capture::Applier(other, "42").apply(spec));
+  const auto removed = capture_remove(
+      {here, [&](const CapturePlaces::Visit& visit) { visit("/run/netns/b", other); }, "42"});
+  CHECK(removed.exit_code == 2);
+  CHECK(removed.err.find("meshnode: capture remove: ") == 0);
+  CHECK(removed.out.find("removed /run/netns/b: iptables") == 0);
+  CHECK(capture::show(other) == "");
 }

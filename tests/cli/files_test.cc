@@ -225,8 +225,9 @@ TEST_CASE("validate says when it cannot read, and when a file is too large") {
 TEST_CASE("capture commands report what the kernel says") {
   FakeKernel kernel;
   kernel.answer = fail(ErrorCode::kUnavailable, "iptables: not found");
-  const auto shown = capture_show({kernel, {}, "1"});
-  const auto removed = capture_remove({kernel, {}, "1"});
+  const auto nowhere = [](const CapturePlaces::Visit&) {};
+  const auto shown = capture_show({kernel, nowhere, "1"});
+  const auto removed = capture_remove({kernel, nowhere, "1"});
   for (const auto& outcome : {shown, removed}) {
     CHECK(outcome.exit_code == 2);
     CHECK(outcome.err.find("meshnode: capture ") == 0);

@@ -155,6 +155,23 @@ TEST_CASE("programs and files of a namespace are those inside, cgroups those out
   }).join();
 }
 
+TEST_CASE("programs in a namespace have a turn's time together, and none begins after it") {
+  if (!test::may_make_namespaces()) return;
+  const TestNamespace one;
+  const auto opened = NetNamespace::at(one.path());
+  REQUIRE(opened);
+  HostKernel host;
+  NamespaceKernel kernel(host, *opened);
+  kernel.begin_turn(std::chrono::milliseconds(20));
+  CHECK(kernel.run({"sleep", "0.05"}, ""));
+  const auto late = kernel.run({"ip", "link"}, "");
+  REQUIRE_FALSE(late);
+  CHECK(late.error().code == ErrorCode::kTimeout);
+  CHECK(late.error().message.find("ip: not run, as the programs before it took 20 ms") == 0);
+  kernel.begin_turn(std::chrono::seconds(5));
+  CHECK(kernel.run({"ip", "link"}, ""));
+}
+
 TEST_CASE("addresses of a namespace are told without loopback, and whether loopback is up") {
   if (!test::may_make_namespaces()) return;
   const TestNamespace one(false);
@@ -180,9 +197,11 @@ TEST_CASE("namespaces are found by the processes in them, each once, without the
   const auto opened = NetNamespace::at(one.path());
   REQUIRE(opened);
   int times = 0;
-  for (const FoundNamespace& found : find_namespaces()) {
-    CHECK_FALSE(found.place.is_own());
-    if (found.place.id() == opened->id()) ++times;
+  for (const std::string& path : find_namespaces()) {
+    const auto found = NetNamespace::at(path);
+    if (!found) continue;
+    CHECK_FALSE(found->is_own());
+    if (found->id() == opened->id()) ++times;
   }
   CHECK(times == 1);
 }

@@ -336,6 +336,27 @@ def test_nothing_is_left_in_the_namespace(fresh):
     assert fresh.box.routing() == fresh.before[1]
 
 
+def test_a_namespace_full_of_rules_harms_nobody_else(fresh):
+    """Its root may add as many as he likes: 5 MB of them, as iptables-save prints them."""
+    junk = "".join(f"-A JUNK -s 10.{i >> 16}.{i >> 8 & 255}.{i & 255} -p tcp --dport 9 -j RETURN\n"
+                   for i in range(80_000))
+    system.sh(["ip", "netns", "exec", fresh.box.name, "iptables-restore", "--noflush"],
+              input=f"*filter\n:JUNK - [0:0]\n{junk}COMMIT\n")
+    found = eventually(lambda: [p for p in fresh.b.problems("capture-incomplete")
+                                if p["object"] == "shop/box"], 15, what="the problem")
+    for part in (f"{fresh.box.path}: iptables-save: ", "was killed", "tried again after"):
+        assert part in found[0]["message"], found
+    for _ in range(3):
+        fresh.b.run(["iptables", "-t", "nat", "-F"])
+        eventually(lambda: "MESHNODE_OUTPUT" in fresh.b.run(["iptables-save", "-t", "nat"]).stdout,
+                   3, what="the host's rules")
+    with fresh.a.serve(traffic.greeting_server, ECHO, uid=WEB):
+        os.kill(fresh.b.worker(), 9)
+        assert fresh.box.call(talk, fresh.a.v4, ECHO) == f"you are {BOX4}", "what is there serves"
+    system.sh(["ip", "netns", "exec", fresh.box.name, "iptables", "-F", "JUNK"])
+    eventually(lambda: fresh.b.status()["health"] == "ok", 70, what=f"health; {fresh.b.problems()}")
+
+
 def test_a_process_names_the_namespace_too(fresh):
     with fresh.box.serve(traffic.greeting_server, ECHO) as server:
         fresh.b.write("workloads.yaml", documents(

@@ -300,7 +300,8 @@ RULES = [
         ("src/proxy/x.cc", "std::thread t(run);\n"),
         ("src/proxy/x.cc", "std::this_thread::yield();\n"), rooms=("io", "agent"),
         # The one of the supervisor that runs no program, so that programs delay no dial.
-        files=("src/base/line_writer", "src/supervisor/socket_service")),
+        files=("src/base/line_writer", "src/supervisor/socket_service",
+               "src/supervisor/space_thread", "src/supervisor/spaces")),
     ban("sleep", r"\bsleep_for\b|\bsleep_until\b|\b(?:u|nano)?sleep\s*\(",
         "start a Timer from the Clock; nothing in the product waits by sleeping",
         ("src/proxy/x.cc", "std::this_thread::sleep_for(1s);\n"),

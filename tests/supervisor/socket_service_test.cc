@@ -37,9 +37,10 @@ struct Service {
     std::filesystem::remove_all(directory, ignored);
   }
   void grant(std::uint16_t slot, const TestNamespace& place) const {
-    const auto opened = io::NetNamespace::of_process(place.pid());
+    auto opened = io::NetNamespace::of_process(place.pid());
     REQUIRE(opened);
-    REQUIRE(service->grant(slot, *opened));
+    REQUIRE(
+        service->grant(slot, std::make_shared<const io::NetNamespace>(std::move(*opened))));
   }
   std::string directory;
   std::string path;

@@ -6,9 +6,11 @@
 #include <catch2/catch.hpp>
 #include <fstream>
 #include <set>
+#include <sys/stat.h>
 #include <thread>
 
 #include "io/host_kernel.h"
+#include "io/loop.h"
 #include "support/namespaces.h"
 
 using namespace meshnode;
@@ -19,21 +21,43 @@ using std::chrono::seconds;
 
 namespace {
 
+/// The host's, but for one namespace whose root makes programs slow.
+class Hostile : public io::HostKernel {
+ public:
+  Result<CommandResult> run(const std::vector<std::string>& argv,
+                            const std::string& input) override {
+    struct stat here {};
+    if (::stat("/proc/thread-self/ns/net", &here) != 0 || here.st_ino != where) {
+      return io::HostKernel::run(argv, input);
+    }
+    runs += 1;
+    if (delay == Duration::zero()) return fail(ErrorCode::kTimeout, argv[0] + " was killed");
+    if (runs == 1) std::this_thread::sleep_for(delay);
+    return io::HostKernel::run(argv, input);
+  }
+  ino_t where = 0;
+  Duration delay{};
+  int runs = 0;
+};
+
 /// Spaces with what they said.
 struct Lab {
   Lab()
       : spaces(kernel, marker.path,
-               {[this](const SpaceListeners& message, const std::vector<int>& sockets) {
-                  said.push_back("listeners " + std::to_string(message.slot));
-                  names = message.names;
+               {[this](const TakenUp& space) {
+                  said.push_back("listeners " + std::to_string(space.slot));
+                  names.clear();
                   inodes.clear();
-                  for (const int fd : sockets) inodes.insert(inode(fd));
+                  for (const OpenListener& listener : *space.listeners) {
+                    names.push_back(listener.name);
+                    inodes.insert(inode(listener.socket.get()));
+                  }
                 },
                 [this](std::uint16_t slot) { said.push_back("gone " + std::to_string(slot)); },
-                [this](std::uint16_t slot, const io::NetNamespace&) {
+                [this](std::uint16_t slot, const auto&) {
                   said.push_back("captured " + std::to_string(slot));
                 }}) {}
-  ~Lab() { static_cast<void>(spaces.remove()); }
+  ~Lab() { static_cast<void>(spaces.remove(io::monotonic_now() + seconds(60))); }
 
   static ino_t inode(int fd) {
     struct stat info {};
@@ -60,7 +84,7 @@ struct Lab {
     ~Marker() { ::unlink(path.c_str()); }
   };
   Marker marker;
-  io::HostKernel kernel;
+  Hostile kernel;
   std::vector<std::string> said;
   std::vector<std::string> names;
   std::set<ino_t> inodes;
@@ -131,12 +155,6 @@ TEST_CASE("a namespace gets listeners, then rules, and loses both with its workl
   CHECK(lab.report().failed.empty());
   CHECK(lab.report().waiting.empty());
   CHECK(lab.report().spaces.contains("shop/web"));
-
-  // A worker that was replaced is told the same again.
-  const auto before = lab.inodes;
-  lab.spaces.tell_all();
-  CHECK(std::exchange(lab.said, {}) == Said{"listeners 7"});
-  CHECK(lab.inodes == before);
 
   lab.spaces.want({});
   CHECK(lab.look() == Said{"gone 7"});
@@ -266,6 +284,66 @@ TEST_CASE("rules that go missing inside are put back, one namespace a look") {
   CHECK(lab.report().repaired == 2);
 }
 
+TEST_CASE("a namespace where programs fail is tried ever more rarely, and after the others") {
+  if (!test::own_network()) return;
+  const TestNamespace bad;
+  const TestNamespace good;
+  Lab lab;
+  lab.kernel.where = io::NetNamespace::of_process(bad.pid())->id().inode;
+  auto wish = of({by_process("shop/bad", 1, bad.pid()), by_process("shop/good", 2, good.pid())});
+  lab.spaces.want(wish);
+  lab.look();
+  const std::string failed = lab.report().failed.at("shop/bad");
+  CHECK(failed.find("network namespace of process " + std::to_string(bad.pid()) + ": ") == 0);
+  CHECK(failed.find("was killed; tried again after 1 s") != std::string::npos);
+  CHECK(lab.report().failed.size() == 1);
+  std::vector<int> tries{0};  // in which second
+  for (int second = 1; second <= 200; ++second) {
+    lab.kernel.runs = 0;
+    lab.look();
+    if (lab.kernel.runs > 0) tries.push_back(second);
+  }
+  const std::vector<int> pauses = {1, 2, 4, 8, 16, 32, 60, 60};
+  REQUIRE(tries.size() >= pauses.size());
+  for (std::size_t i = 0; i + 1 < tries.size(); ++i) {
+    const int pause = tries[i + 1] - tries[i];
+    CHECK((pause == pauses[i] || pause == pauses[i] + 1));  // and what the try itself took
+  }
+  CHECK(lab.report().failed.at("shop/bad").find("after 60 s") != std::string::npos);
+
+  // Another wish for it changes nothing of that, nor keeps anybody waiting.
+  wish.exclude_ports = {9};
+  lab.spaces.want(wish);
+  lab.kernel.runs = 0;
+  lab.look();
+  CHECK(lab.kernel.runs == 0);
+  CHECK(lab.spaces.settled());
+
+  lab.kernel.where = 0;
+  lab.look(kLongestPause);
+  CHECK(lab.report().failed.empty());
+  CHECK(rules_in(bad).find("127.15.0.1:15001") != std::string::npos);
+}
+
+TEST_CASE("a namespace that is slow to look after is looked after more rarely, and says so") {
+  if (!test::own_network()) return;
+  const TestNamespace slow;
+  Lab lab;
+  lab.kernel.where = io::NetNamespace::of_process(slow.pid())->id().inode;
+  lab.kernel.delay = kSlowTurn;
+  lab.spaces.want(of({by_process("shop/slow", 1, slow.pid())}));
+  lab.look();
+  CHECK(lab.report().failed.empty());  // once may be anything
+  lab.kernel.runs = 0;
+  lab.look(kVerifySpaceEvery);
+  const std::string told = lab.report().failed.at("shop/slow");
+  CHECK(told.find("network namespace of process") == 0);
+  CHECK(told.find("which are in force") != std::string::npos);
+  CHECK(told.find("only every 2 s") != std::string::npos);
+  lab.look(kVerifySpaceEvery);
+  CHECK(lab.report().failed.empty());
+}
+
 TEST_CASE("the end takes the rules out of every namespace, in two steps") {
   if (!test::own_network()) return;
   const TestNamespace one;
@@ -274,16 +352,41 @@ TEST_CASE("the end takes the rules out of every namespace, in two steps") {
   lab.spaces.want(of({by_process("shop/one", 1, one.pid()), by_process("shop/two", 2, two.pid())}));
   lab.look();
   CHECK(lab.marker.lies_there());
-  REQUIRE(lab.spaces.release());
+  const std::atomic<bool> enough = false;
+  REQUIRE(lab.spaces.release(io::monotonic_now() + kReleaseWithin, enough));
   for (const TestNamespace* place : {&one, &two}) {
     CHECK(rules_in(*place).find("--to-destination") == std::string::npos);
     CHECK(rules_in(*place).find("MESHNODE_ANCHOR") != std::string::npos);
   }
-  REQUIRE(lab.spaces.remove());
+  REQUIRE(lab.spaces.remove(io::monotonic_now() + kRemoveWithin));
   CHECK_FALSE(lab.marker.lies_there());
   for (const TestNamespace* place : {&one, &two}) {
     CHECK(rules_in(*place).find("MESHNODE") == std::string::npos);
   }
+}
+
+TEST_CASE("at the end a namespace for which no time is left keeps its rules, and is counted") {
+  if (!test::own_network()) return;
+  const TestNamespace one;
+  const TestNamespace two;
+  Lab lab;
+  lab.spaces.want(of({by_process("shop/one", 1, one.pid()), by_process("shop/two", 2, two.pid())}));
+  lab.look();
+  const std::atomic<bool> enough = true;
+  const auto released = lab.spaces.release(io::monotonic_now() + kReleaseWithin, enough);
+  REQUIRE_FALSE(released);
+  CHECK(released.error().message.find("of 2 network namespaces 2 keep rules") == 0);
+  CHECK_FALSE(lab.spaces.remove(io::monotonic_now()));
+  CHECK(lab.marker.lies_there());
+  CHECK(rules_in(one).find("127.15.0.1:15001") != std::string::npos);
+
+  // One that fails keeps no other.
+  lab.kernel.where = io::NetNamespace::of_process(one.pid())->id().inode;
+  const auto removed = lab.spaces.remove(io::monotonic_now() + kRemoveWithin);
+  REQUIRE_FALSE(removed);
+  CHECK(removed.error().message.find("of 2 network namespaces 1 keep rules") == 0);
+  CHECK(rules_in(two).find("MESHNODE") == std::string::npos);
+  lab.kernel.where = 0;
 }
 
 TEST_CASE("rules of an earlier run are removed where no workload is any more, but not another's") {

@@ -230,13 +230,22 @@ bool eventually(const std::function<bool()>& holds, milliseconds patience = mill
   return holds();
 }
 
+/// What programs are like in a namespace whose root makes them slow.
+class Stalling : public io::HostKernel {
+ public:
+  Result<CommandResult> run(const std::vector<std::string>& argv, const std::string&) override {
+    std::this_thread::sleep_for(kProgramInside);
+    return fail(ErrorCode::kTimeout, argv[0] + ": no end after 2000 ms and was killed");
+  }
+};
+
 /// A supervisor in a process of its own, ended with the object.
 class Agent {
  public:
   /// With `log`, the writing end of a pipe, that is its stderr.
   explicit Agent(const char* worker, Duration drain = kDrainDeadline, int log = -1,
-                 int hung_after_looks = kHungAfterLooks)
-      : log_(log) {
+                 int hung_after_looks = kHungAfterLooks, bool stalling = false)
+      : log_(log), stalling_(stalling) {
     std::string name = "/tmp/meshnode-supervisor-XXXXXX";
     REQUIRE(::mkdtemp(name.data()) != nullptr);
     directory_ = name;
@@ -266,7 +275,7 @@ class Agent {
     REQUIRE(pid_ >= 0);
     if (pid_ == 0) {
       if (log_ >= 0) ::dup2(log_, STDERR_FILENO);
-      const auto code = run_supervisor(options_);
+      const auto code = stalling_ ? run_stalling() : run_supervisor(options_);
       ::_exit(code ? *code : 77);
     }
   }
@@ -297,19 +306,35 @@ class Agent {
         patience);
     return got > 0 ? std::string(text.data(), static_cast<std::size_t>(got)) : "";
   }
-  bool ready() {
-    for (std::string text = next_notification(); !text.empty(); text = next_notification()) {
+  /// A machine that is busy with other things may take its time over some thirty programs.
+  bool ready(milliseconds patience = milliseconds(40'000)) {
+    const auto deadline = SteadyClock::now() + patience;
+    for (auto left = patience; left > left.zero();
+         left = std::chrono::duration_cast<milliseconds>(deadline - SteadyClock::now())) {
+      const std::string text = next_notification(left);
       if (text == "READY=1") return true;
+      if (!text.empty()) WARN("the agent says: " + text);
     }
     return false;
   }
   const Options& options() const { return options_; }
 
  private:
+  Result<int> run_stalling() const {
+    io::Loop loop;
+    io::HostKernel kernel;
+    Stalling inside;
+    Supervisor supervisor(loop, options_, kernel, inside);
+    if (auto ok = supervisor.start(); !ok) return fail(ok.error());
+    loop.run();
+    return supervisor.exit_code();
+  }
+
   std::string directory_;
   Options options_;
   Descriptor manager_;
   int log_ = -1;
+  bool stalling_ = false;
   pid_t pid_ = -1;
 };
 
@@ -599,4 +624,33 @@ TEST_CASE("a namespace's listeners and rules outlive the worker, and go with the
   CHECK(rules_inside().find("MESHNODE") == std::string::npos);
   CHECK(all_rules().find("MESHNODE") == std::string::npos);
   CHECK(::stat((agent.options().run_dir + "/sockets.sock").c_str(), &info) != 0);
+}
+
+TEST_CASE("a namespace in which every program hangs delays nothing but itself") {
+  if (!own_network()) return;
+  const meshnode::test::TestNamespace box;
+  ::setenv("MESHNODE_TEST_SPACE", std::to_string(box.pid()).c_str(), 1);
+  Agent agent("enrolling worker", kDrainDeadline, -1, kHungAfterLooks, true);
+  ::unsetenv("MESHNODE_TEST_SPACE");
+  REQUIRE(agent.ready());
+  const std::string rules = all_rules();
+  io::HostKernel kernel;
+  // All the while something is tried inside, 2 s each.
+  for (int round = 0; round < 3; ++round) {
+    REQUIRE(kernel.run({"iptables", "-t", "nat", "-F"}, ""));
+    CHECK(eventually([&] { return all_rules().size() >= rules.size(); }, milliseconds(1500)));
+    const Answer before = ask();
+    const auto killed = SteadyClock::now();
+    ::kill(before.pid, SIGKILL);
+    const Answer after = ask();
+    CHECK(after.restarts == before.restarts + 1);
+    CHECK(SteadyClock::now() - killed < std::chrono::seconds(1));
+    agent.signal(SIGHUP);
+    CHECK(eventually([] { return ask().reloads == 1; }, milliseconds(1000)));
+  }
+  const auto asked = SteadyClock::now();
+  agent.signal(SIGTERM);
+  CHECK(agent.exit_code(milliseconds(25'000)) == 1);  // rules inside may be left
+  CHECK(SteadyClock::now() - asked < 2 * (kTurn + kProgramInside));
+  CHECK(all_rules().find("54321") == std::string::npos);
 }
