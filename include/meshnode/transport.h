@@ -91,6 +91,9 @@ struct DialOptions {
   std::optional<IpAddress> source;
   /// IP_TRANSPARENT, with a source port of our own choosing (design §6, source preservation).
   bool transparent = false;
+  /// `to` is an address of the namespace itself; one that is not, or not any more, is an error and
+  /// no way out. Without `transparent` the source is then `to`'s address, as it would be anyhow.
+  bool stays = false;
   Duration timeout = std::chrono::seconds(10);
 };
 

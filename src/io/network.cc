@@ -319,11 +319,12 @@ class UvDial final : public Dial {
     if (port == 0) {
       set_option(fd, SOL_IP, IP_BIND_ADDRESS_NO_PORT, 1);
     }
-    if (port == 0 && !options_.source) {
+    if (port == 0 && !options_.source && !options_.stays) {
       return 0;
     }
     const IpAddress any = v4 ? IpAddress::v4({}) : IpAddress::v6({});
-    return bind_to(fd, {options_.source.value_or(any), port});
+    // Only what is local can be bound. (Bound to lo, a socket does not reach other addresses.)
+    return bind_to(fd, {options_.stays ? options_.to.ip : options_.source.value_or(any), port});
   }
 
   static int bind_to(int fd, const SocketAddress& from) {

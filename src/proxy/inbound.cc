@@ -60,6 +60,7 @@ class Inbound::Delivered final : public Connection, private DialEvents {
     DialOptions options;
     options.to = addresses_.destination;
     options.space = arrival.space;
+    options.stays = arrival.space != 0;
     options.timeout = context_.limits.connect_timeout;
     if (context_.snapshot->preserve_source_address &&
         addresses_.source.ip.family() == options.to.ip.family()) {

@@ -100,6 +100,7 @@ class Outbound::Captured final : public Connection, private DialEvents, private 
                          caller_->may_be_at(addresses_.source.ip);
       options.source = known ? std::optional(addresses_.source.ip) : std::nullopt;
       options.transparent = known;
+      options.stays = true;
     }
     options.timeout = context_.limits.connect_timeout;
     dial_ = context_.network.dial(options, this);

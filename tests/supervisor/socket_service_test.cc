@@ -111,17 +111,17 @@ ino_t inode_of(const TestNamespace& place) {
   return info.st_ino;
 }
 
-/// A listening socket in a namespace, at 127.0.0.1.
+/// A listening socket in a namespace.
 struct Inside {
-  explicit Inside(const TestNamespace& place) {
-    place.inside([this] {
-      fd = Descriptor(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-      sockaddr_in at{};
-      at.sin_family = AF_INET;
-      at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-      ::bind(fd.get(), reinterpret_cast<const sockaddr*>(&at), sizeof at);
+  explicit Inside(const TestNamespace& place, IpAddress ip = *IpAddress::parse("127.0.0.1")) {
+    place.inside([this, ip] {
+      fd = Descriptor(
+          ::socket(ip.is_v4() ? AF_INET : AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
+      sockaddr_storage at{};
+      socklen_t size = SocketAddress{ip, 0}.to_sockaddr(at);
+      ::bind(fd.get(), reinterpret_cast<const sockaddr*>(&at), size);
       ::listen(fd.get(), 64);
-      socklen_t size = sizeof at;
+      size = sizeof at;
       ::getsockname(fd.get(), reinterpret_cast<sockaddr*>(&at), &size);
       address = SocketAddress::from_sockaddr(reinterpret_cast<const sockaddr&>(at));
     });
@@ -289,6 +289,53 @@ TEST_CASE("a dial in another namespace connects there, with source and mark as a
   const auto dial = network.dial(here, &outside);
   loop.run();
   CHECK(outside.error);
+}
+
+TEST_CASE("a dial that is to stay in its namespace reaches what is there and never leaves it") {
+  if (!test::may_make_namespaces()) return;
+  const TestNamespace one;
+  const Service lab;
+  lab.grant(5, one);
+  const auto ip = [](const char* text) { return *IpAddress::parse(text); };
+  const auto run = [](const std::string& command) {
+    CHECK(std::system(command.c_str()) == 0);  // NOLINT: inside the test's own namespace
+  };
+  std::vector<Inside> servers;
+  one.inside([&] {
+    run("ip link add mn0 type bridge && ip link set mn0 up");
+    for (const char* address : {"10.9.8.7/24", "10.9.8.9/24", "fd77::7/64", "fd77::9/64"}) {
+      run(std::string("ip address add dev mn0 ") + address +
+          (std::strchr(address, ':') != nullptr ? " nodad" : ""));
+    }
+  });
+  servers.emplace_back(one, ip("10.9.8.7"));
+  servers.emplace_back(one, ip("fd77::7"));
+  io::Loop loop;
+  io::SpaceSockets spaces(loop, lab.path);
+  io::NetworkOptions with;
+  with.spaces = &spaces;
+  io::UvNetwork network(loop, with);
+  const auto dial = [&](const SocketAddress& to) {
+    DialOptions options;
+    options.to = to;
+    options.space = 5;
+    options.stays = true;
+    auto dialled = std::make_unique<Dialled>(loop);
+    const auto pending = network.dial(options, dialled.get());
+    loop.run();
+    return dialled;
+  };
+  for (const Inside& server : servers) {
+    const auto there = dial(server.address);
+    REQUIRE(there->stream);
+    CHECK(there->stream->local_address().ip == server.address.ip);
+  }
+  one.inside([&] { run("ip address del 10.9.8.7/24 dev mn0; ip address del fd77::7/64 dev mn0"); });
+  for (const Inside& server : servers) {
+    const auto moved = dial(server.address);
+    REQUIRE(moved->error);
+    CHECK(moved->error->message.find("address not available") != std::string::npos);
+  }
 }
 
 TEST_CASE("a dial into a namespace that is not granted, or without a service, says so") {
