@@ -10,6 +10,7 @@
 
 #include "io/loop.h"
 #include "supervisor/message.h"
+#include "supervisor/send_descriptors.h"
 
 namespace meshnode::supervisor {
 namespace {
@@ -17,29 +18,6 @@ namespace {
 constexpr std::size_t kControlSpace = CMSG_SPACE(sizeof(int) * kMaxListeners);
 
 std::string reason(const char* what) { return std::string(what) + ": " + std::strerror(errno); }
-
-/// Sends what the socket takes; the octets sent or -1 with errno.
-ssize_t send_piece(int socket, std::string_view bytes, std::span<const Descriptor> descriptors) {
-  iovec part{const_cast<char*>(bytes.data()), bytes.size()};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  alignas(cmsghdr) std::array<char, kControlSpace> control{};
-  if (!descriptors.empty()) {
-    const std::size_t size = descriptors.size() * sizeof(int);
-    message.msg_control = control.data();
-    message.msg_controllen = CMSG_SPACE(size);
-    cmsghdr* header = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(size);
-    for (std::size_t i = 0; i < descriptors.size(); ++i) {
-      const int fd = descriptors[i].get();
-      std::memcpy(CMSG_DATA(header) + i * sizeof(int), &fd, sizeof(int));
-    }
-  }
-  return ::sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
-}
 
 /// Takes over every descriptor that came with a message, wanted or not: an unread one would leak.
 void take_descriptors(msghdr& message, std::deque<Descriptor>& into) {
@@ -86,6 +64,11 @@ Status Channel::send(std::string_view body, std::span<const int> descriptors) {
     ::shutdown(socket_.get(), SHUT_RDWR);
     return fail(broken_);
   }
+  if (queued_descriptors_ + descriptors.size() > kMaxQueuedDescriptors) {
+    return fail(ErrorCode::kLimit, "the other process reads slowly, and " +
+                                       std::to_string(queued_descriptors_) +
+                                       " descriptors wait for it already");
+  }
   std::vector<Descriptor> copies;
   for (const int fd : descriptors) {
     copies.emplace_back(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
@@ -94,6 +77,7 @@ Status Channel::send(std::string_view body, std::span<const int> descriptors) {
     }
   }
   queued_ += framed->size();
+  queued_descriptors_ += copies.size();
   queue_.push_back({std::move(*framed), 0, std::move(copies)});
   if (!writable_) flush();
   return {};
@@ -102,9 +86,8 @@ Status Channel::send(std::string_view body, std::span<const int> descriptors) {
 void Channel::flush() {
   while (!queue_.empty()) {
     Outgoing& first = queue_.front();
-    const ssize_t sent = send_piece(socket_.get(), std::string_view(first.bytes).substr(first.sent),
-                                    first.sent == 0 ? first.descriptors
-                                                    : std::span<const Descriptor>{});
+    const ssize_t sent = send_descriptors(socket_.get(), std::string_view(first.bytes).substr(first.sent),
+                                          first.descriptors);
     if (sent < 0 && errno == EINTR) continue;
     if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
       wait_until_writable();
@@ -116,8 +99,12 @@ void Channel::flush() {
       ::shutdown(socket_.get(), SHUT_RDWR);
       queue_.clear();
       queued_ = 0;
+      queued_descriptors_ = 0;
       break;
     }
+    // They have gone with the first octet.
+    queued_descriptors_ -= first.descriptors.size();
+    first.descriptors.clear();
     first.sent += static_cast<std::size_t>(sent);
     if (first.sent == first.bytes.size()) {
       queued_ -= first.bytes.size();
@@ -199,6 +186,7 @@ void Channel::close(Error why) {
   closed_ = true;
   queue_.clear();
   queued_ = 0;
+  queued_descriptors_ = 0;
   received_.clear();
   readable_.reset();
   writable_.reset();

@@ -30,6 +30,9 @@ class Channel {
   /// Octets waiting for a reader that does not read; more, and the channel counts as broken.
   static constexpr std::size_t kMaxQueued = 2 * (kMaxFrame + kFrameHeader);
 
+  /// Descriptors waiting likewise; one that does not fit is an error, and the channel lives on.
+  static constexpr std::size_t kMaxQueuedDescriptors = 64;
+
   enum class Descriptors { kRefuse, kAccept };
 
   struct Callbacks {
@@ -47,7 +50,7 @@ class Channel {
   Channel& operator=(const Channel&) = delete;
 
   /// Queues and sends. The descriptors stay the caller's: copies travel. A body beyond kMaxFrame,
-  /// and everything on a closed channel, is dropped with an error.
+  /// everything on a closed channel, and what has no descriptors to spare, is dropped with an error.
   Status send(std::string_view body, std::span<const int> descriptors = {});
 
  private:
@@ -71,6 +74,7 @@ class Channel {
   std::deque<Descriptor> received_;  // of messages that are not whole yet
   std::deque<Outgoing> queue_;
   std::size_t queued_ = 0;
+  std::size_t queued_descriptors_ = 0;
   bool closed_ = false;
   Error broken_;  // why send() gave up; reported by the reading side, which sees the hang-up
   Descriptor writable_epoll_;

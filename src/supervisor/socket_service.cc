@@ -22,6 +22,8 @@
 #include "base/log.h"
 #include "io/loop.h"
 #include "io/space_protocol.h"
+#include "supervisor/message.h"
+#include "supervisor/send_descriptors.h"
 
 namespace meshnode::supervisor {
 namespace {
@@ -65,26 +67,9 @@ bool is_well_formed(const io::SpaceRequest& request) {
 }
 
 bool answer(int to, const io::SpaceAnswer& text, const std::vector<Descriptor>& sockets) {
-  iovec part{const_cast<io::SpaceAnswer*>(&text), sizeof text};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int) * io::kMaxSpaceSockets)> control{};
-  if (!sockets.empty()) {
-    const std::size_t size = sockets.size() * sizeof(int);
-    message.msg_control = control.data();
-    message.msg_controllen = CMSG_SPACE(size);
-    cmsghdr* header = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(size);
-    for (std::size_t i = 0; i < sockets.size(); ++i) {
-      const int fd = sockets[i].get();
-      std::memcpy(CMSG_DATA(header) + i * sizeof(int), &fd, sizeof(int));
-    }
-  }
-  return ::sendmsg(to, &message, MSG_NOSIGNAL | MSG_DONTWAIT) ==
-         static_cast<ssize_t>(sizeof text);
+  static_assert(io::kMaxSpaceSockets <= kMaxListeners);
+  const std::string_view bytes(reinterpret_cast<const char*>(&text), sizeof text);
+  return send_descriptors(to, bytes, sockets) == static_cast<ssize_t>(sizeof text);
 }
 
 }  // namespace

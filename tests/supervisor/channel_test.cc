@@ -342,3 +342,32 @@ TEST_CASE("a worker hears that its supervisor is gone") {
   loop.run();
   CHECK(seen.gone.find("closed the channel") != std::string::npos);
 }
+
+TEST_CASE("descriptors that wait for a slow reader are bounded, and the channel lives on") {
+  io::Loop loop;
+  auto ends = make_channel();
+  REQUIRE(ends);
+  End left;
+  End right;
+  Channel sender(loop, std::move(ends->first), Channel::Descriptors::kRefuse,
+                 left.callbacks(loop, 0));
+  const std::string body(50'000, 'x');
+  const std::array<int, 6> six = {0, 0, 0, 1, 1, 1};
+  std::size_t sent = 0;
+  Status last;
+  for (; sent < 1000 && last; ++sent) last = sender.send(body, six);
+  --sent;
+  REQUIRE_FALSE(last);
+  CHECK(last.error().code == ErrorCode::kLimit);
+  CHECK(last.error().message.find("60 descriptors wait") != std::string::npos);
+  CHECK(sender.send("words go on"));
+  CHECK(open_descriptors() < 256);
+
+  Channel receiver(loop, std::move(ends->second), Channel::Descriptors::kAccept,
+                   right.callbacks(loop, sent + 1));
+  loop.run();
+  CHECK(right.bodies.size() == sent + 1);
+  CHECK(right.descriptors.size() == 6 * sent);
+  CHECK(sender.send(body, six));
+  CHECK(left.closed.empty());
+}
