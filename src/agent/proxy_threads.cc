@@ -56,7 +56,7 @@ class ProxyThreads::Thread {
            const std::shared_ptr<const snapshot::Snapshot>& snapshot) {
     io::Loop loop;
     {
-      io::SpaceSockets spaces(loop, services.sockets_path);
+      io::SpaceSockets spaces(loop, services.sockets_path, &services.budget);
       SystemRandom random;
       io::UvNetwork network(loop, {capture::kOwnMark, share, shares, random.next(),
                                    &services.budget,

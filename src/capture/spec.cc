@@ -10,6 +10,7 @@
 #include <set>
 
 #include "base/escape.h"
+#include "base/namespace_path.h"
 
 namespace meshnode::capture {
 namespace {
@@ -75,9 +76,9 @@ Status check_namespace(const Enrolled& workload, const ByNamespace& place) {
                                     workload.name, kMaxPid)));
   }
   if (place.path.empty()) return {};
-  if (place.path.front() != '/') {
-    return fail(invalid(fmt::format("{}: the network namespace {} is not an absolute path",
-                                    workload.name, meshnode::quoted(place.path))));
+  if (!is_namespace_path(place.path)) {
+    return fail(invalid(fmt::format("{}: the network namespace {} is not named by a path {}",
+                                    workload.name, meshnode::quoted(place.path), kNamespacePaths)));
   }
   return check_path(std::string_view(place.path).substr(1));
 }

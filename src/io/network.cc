@@ -85,6 +85,14 @@ class UvListener final : public Listener {
     return {};
   }
 
+  /// Connections wait in the queue meanwhile.
+  void wait_for_descriptors() {
+    retry_->start(kRetryAccept);
+    if (options_.on_full) {
+      options_.on_full();
+    }
+  }
+
   void pause() override {
     retry_->stop();
     handle_.reset();
@@ -127,10 +135,7 @@ class UvListener final : public Listener {
     if (full()) {
       // Connections wait in the queue, where another loop or a later moment finds them.
       handle_.reset();
-      retry_->start(kRetryAccept);
-      if (options_.on_full) {
-        options_.on_full();
-      }
+      wait_for_descriptors();
     }
   }
 
@@ -412,7 +417,10 @@ void UvNetwork::forget_space(std::uint16_t slot) {
 Result<std::unique_ptr<Listener>> UvNetwork::listen(int descriptor, AcceptEvents* events) {
   auto listener = std::make_unique<UvListener>(loop_, options_, descriptor, events);
   if (auto opened = listener->open(); !opened) {
-    return fail(opened.error());
+    if (opened.error().code != ErrorCode::kLimit) {
+      return fail(opened.error());
+    }
+    listener->wait_for_descriptors();
   }
   return std::unique_ptr<Listener>(std::move(listener));
 }

@@ -43,9 +43,10 @@ SpaceSockets::Wait::~Wait() { state_->taken = nullptr; }
 
 class SpaceSockets::Impl {
  public:
-  Impl(Loop& loop, std::string path)
+  Impl(Loop& loop, std::string path, DescriptorBudget* budget)
       : loop_(loop),
         path_(std::move(path)),
+        budget_(budget),
         idle_(loop.timer([this] { drop_idle(); })),
         failed_(loop.timer([this] { fail_all(why_); })) {}
   ~Impl() {
@@ -58,7 +59,7 @@ class SpaceSockets::Impl {
     const auto found = reserves_.find(key);
     if (found == reserves_.end() || found->second.sockets.empty()) return -1;
     Reserve& reserve = found->second;
-    const int fd = reserve.sockets.back();
+    const int fd = reserve.sockets.back().fd;
     reserve.sockets.pop_back();
     --kept_;
     reserve.last = loop_.now();
@@ -104,8 +105,12 @@ class SpaceSockets::Impl {
   }
 
  private:
+  struct Kept {
+    int fd = -1;
+    DescriptorBudget::Share share;
+  };
   struct Reserve {
-    std::vector<int> sockets;
+    std::vector<Kept> sockets;
     std::deque<std::shared_ptr<Wait::State>> waiters;
     std::size_t wanted = 0;
     Instant last{};
@@ -121,7 +126,7 @@ class SpaceSockets::Impl {
   }
 
   void close_all(Reserve& reserve) {
-    for (const int fd : reserve.sockets) ::close(fd);
+    for (const Kept& kept : reserve.sockets) ::close(kept.fd);
     kept_ -= reserve.sockets.size();
     reserve.sockets.clear();
   }
@@ -140,12 +145,16 @@ class SpaceSockets::Impl {
     if (!reserves_.empty()) idle_->start(kReserveIdle);
   }
 
+  bool may_keep() const {
+    return kept_ < kMaxReserved && (budget_ == nullptr || !budget_->full());
+  }
+
   /// How many to ask for.
   std::size_t lacks(const Reserve& reserve) const {
     const auto waiting = static_cast<std::size_t>(
         std::count_if(reserve.waiters.begin(), reserve.waiters.end(),
                       [](const auto& each) { return bool(each->taken); }));
-    const bool low = reserve.sockets.size() * 2 <= reserve.wanted && kept_ < kMaxReserved;
+    const bool low = reserve.sockets.size() * 2 <= reserve.wanted && may_keep();
     const std::size_t room = low ? reserve.wanted - reserve.sockets.size() : 0;
     return std::min<std::size_t>(waiting + room, kMaxSpaceSockets);
   }
@@ -266,8 +275,8 @@ class SpaceSockets::Impl {
         served.push_back(std::move(reserve.waiters.front()));
         reserve.waiters.pop_front();
       }
-      while (sockets.size() > served.size() && kept_ < kMaxReserved) {
-        reserve.sockets.push_back(sockets.back());
+      while (sockets.size() > served.size() && may_keep()) {
+        reserve.sockets.push_back({sockets.back(), DescriptorBudget::Share(budget_)});
         sockets.pop_back();
         ++kept_;
       }
@@ -287,6 +296,7 @@ class SpaceSockets::Impl {
 
   Loop& loop_;
   std::string path_;
+  DescriptorBudget* budget_;
   int fd_ = -1;
   std::unique_ptr<FdWatch> watch_;
   std::optional<Key> asked_;  // whose answer is to come
@@ -298,8 +308,8 @@ class SpaceSockets::Impl {
   std::unique_ptr<Timer> failed_;
 };
 
-SpaceSockets::SpaceSockets(Loop& loop, std::string path)
-    : impl_(std::make_unique<Impl>(loop, std::move(path))) {}
+SpaceSockets::SpaceSockets(Loop& loop, std::string path, DescriptorBudget* budget)
+    : impl_(std::make_unique<Impl>(loop, std::move(path), budget)) {}
 SpaceSockets::~SpaceSockets() = default;
 
 int SpaceSockets::take_reserved(std::uint16_t slot, SpaceSocket kind) {

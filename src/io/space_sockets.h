@@ -10,6 +10,7 @@
 #include <memory>
 #include <string>
 
+#include "io/descriptor_budget.h"
 #include "io/space_protocol.h"
 
 namespace meshnode::io {
@@ -27,7 +28,9 @@ inline constexpr std::size_t kMaxSpaceWaiters = 4096;
 class SpaceSockets {
  public:
   /// `path`: the supervisor's sockets.sock, connected to at the first need.
-  SpaceSockets(Loop& loop, std::string path);
+  /// `budget`: what is kept counts there, and nothing more is kept while it is full; null counts
+  /// nothing.
+  SpaceSockets(Loop& loop, std::string path, DescriptorBudget* budget = nullptr);
   ~SpaceSockets();
   SpaceSockets(const SpaceSockets&) = delete;
   SpaceSockets& operator=(const SpaceSockets&) = delete;

@@ -2,6 +2,7 @@
 #include <meshnode/ids.h>
 #include <algorithm>
 #include <array>
+#include "base/namespace_path.h"
 #include "model/decode_kinds.h"
 
 namespace meshnode::model {
@@ -152,13 +153,13 @@ void decode_netns(WorkloadSpec& workload, Fields& match) {
     netns.path = match.text("netns").value_or("/");
     const std::string inside = netns.path + "/";
     if (value->kind == Value::Kind::kString &&
-        (netns.path.size() < 2 || netns.path.front() != '/' ||
-         netns.path.size() > kMaxNetnsBytes || !is_plain_printable(netns.path) ||
-         inside.find("/../") != std::string::npos || inside.find("/./") != std::string::npos ||
-         inside.find("//") != std::string::npos)) {
+        (!is_namespace_path(netns.path) || netns.path.size() > kMaxNetnsBytes ||
+         !is_plain_printable(netns.path) || inside.find("/../") != std::string::npos ||
+         inside.find("/./") != std::string::npos || inside.find("//") != std::string::npos)) {
       match.error("netns",
                   "is neither the id of a process nor an absolute path without '.', '..' and "
-                  "blanks, such as /run/netns/NAME");
+                  "blanks, such as /run/netns/NAME: " +
+                      std::string(kNamespacePaths));
     }
   }
   workload.match = std::move(netns);

@@ -86,8 +86,8 @@ Status Channel::send(std::string_view body, std::span<const int> descriptors) {
 void Channel::flush() {
   while (!queue_.empty()) {
     Outgoing& first = queue_.front();
-    const ssize_t sent = send_descriptors(socket_.get(), std::string_view(first.bytes).substr(first.sent),
-                                          first.descriptors);
+    const auto rest = std::string_view(first.bytes).substr(first.sent);
+    const ssize_t sent = send_descriptors(socket_.get(), rest, first.descriptors);
     if (sent < 0 && errno == EINTR) continue;
     if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
       wait_until_writable();

@@ -50,7 +50,7 @@ class Channel {
   Channel& operator=(const Channel&) = delete;
 
   /// Queues and sends. The descriptors stay the caller's: copies travel. A body beyond kMaxFrame,
-  /// everything on a closed channel, and what has no descriptors to spare, is dropped with an error.
+  /// everything on a closed channel, and what no descriptor is left for, is dropped with an error.
   Status send(std::string_view body, std::span<const int> descriptors = {});
 
  private:

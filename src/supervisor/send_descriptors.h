@@ -9,8 +9,8 @@
 
 namespace meshnode::supervisor {
 
-/// The octets that were sent, with which all descriptors travelled, or -1 with errno. Does not wait.
-/// At most kMaxListeners descriptors, which stay the caller's.
+/// The octets that were sent, with which all descriptors travelled, or -1 with errno. Does not
+/// wait. At most kMaxListeners descriptors, which stay the caller's.
 ssize_t send_descriptors(int socket, std::string_view bytes,
                          std::span<const Descriptor> descriptors);
 

@@ -184,11 +184,15 @@ TEST_CASE("an address and a network namespace are such as a workload can be told
     CHECK_FALSE(check(owned(ByAddress{IpAddress::parse(address).value()})));
   }
   CHECK(check(owned(ByNamespace{"/run/netns/web", 0})));
+  CHECK(check(owned(ByNamespace{"/var/run/docker/netns/8", 0})));
+  CHECK(check(owned(ByNamespace{"/proc/1234/ns/net", 0})));
   CHECK(check(owned(ByNamespace{{}, 1})));
   CHECK(check(owned(ByNamespace{{}, 4'194'304})));
   for (const ByNamespace& place :
        {ByNamespace{}, ByNamespace{"/run/netns/web", 1}, ByNamespace{"run/netns/web", 0},
-        ByNamespace{"/", 0}, ByNamespace{"/run/../web", 0}, ByNamespace{"/run\n", 0},
+        ByNamespace{"/mnt/far/web", 0}, ByNamespace{"/proc/7/root/mnt/ns/net", 0},
+        ByNamespace{"/proc/ns/net", 0}, ByNamespace{"/proc//ns/net", 0}, ByNamespace{"/", 0},
+        ByNamespace{"/run/../web", 0}, ByNamespace{"/run\n", 0},
         ByNamespace{"/" + std::string(512, 'a'), 0}, ByNamespace{{}, 4'194'305}}) {
     CAPTURE(place.path, place.pid);
     CHECK_FALSE(check(owned(place)));

@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 #include <algorithm>
@@ -436,6 +437,39 @@ TEST_CASE("every source port comes once a round, and connections held leave no b
     run = held[ports.next()] ? run + 1 : 0;
     REQUIRE((run < 256 || shares > 7));
   }
+}
+
+TEST_CASE("a listener for which no descriptor is free begins when there is one") {
+  const Listening listening;
+  io::Loop loop;
+  int told = 0;
+  io::UvNetwork network(loop, {0, 0, 1, nullptr, [&] { ++told; }});
+  struct Take final : AcceptEvents {
+    explicit Take(io::Loop& on) : loop(on) {}
+    void on_accept(std::unique_ptr<Stream>) override {
+      ++came;
+      loop.stop();
+    }
+    io::Loop& loop;
+    int came = 0;
+  } take(loop);
+  const int client = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_storage to{};
+  const socklen_t size = listening.address.to_sockaddr(to);
+  REQUIRE(connect(client, reinterpret_cast<const sockaddr*>(&to), size) == 0);
+  rlimit before{};
+  getrlimit(RLIMIT_NOFILE, &before);
+  const rlimit none{3, before.rlim_max};
+  setrlimit(RLIMIT_NOFILE, &none);
+  auto listener = network.listen(listening.fd, &take);
+  setrlimit(RLIMIT_NOFILE, &before);
+  REQUIRE(listener);
+  CHECK(told == 1);
+  auto timeout = loop.timer([&] { loop.stop(); });
+  timeout->start(5s);
+  loop.run();
+  CHECK(take.came == 1);
+  close(client);
 }
 
 TEST_CASE("accepting pauses when the budget is used up and goes on when there is room") {

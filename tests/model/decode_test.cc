@@ -222,6 +222,8 @@ TEST_CASE("a Workload's mistakes are named") {
       {workload("  match: {netns: web}\n"), "neither the id of a process nor an absolute path"},
       {workload("  match: {netns: /}\n"), "neither the id of a process nor an absolute path"},
       {workload("  match: {netns: /run/../a}\n"), "neither the id of a process nor an absolute"},
+      {workload("  match: {netns: /mnt/far/a}\n"), "below /run or /var/run, or /proc/PID/ns/net"},
+      {workload("  match: {netns: /proc/7/root/a}\n"), "below /run or /var/run"},
       {workload("  match: {netns: \"7\"}\n"), "neither the id of a process nor an absolute path"},
       {workload("  match: {netns: /" + std::string(512, 'a') + "}\n"), "neither the id"},
       {workload("  match: {netns: 0}\n"), "0 is out of range; allowed is 1 to 4194304"},

@@ -407,6 +407,37 @@ TEST_CASE("many dials at once share few requests, and one that was called off ta
   CHECK(spaces.take_reserved(1, io::SpaceSocket::kTcp4) == -1);
 }
 
+TEST_CASE("sockets that are kept count as descriptors, and none is kept when those are used up") {
+  if (!test::may_make_namespaces()) return;
+  const TestNamespace one;
+  const Service lab;
+  lab.grant(1, one);
+  io::Loop loop;
+  io::DescriptorBudget budget(3);
+  std::vector<std::unique_ptr<io::SpaceSockets::Wait>> waits;
+  {
+    io::SpaceSockets spaces(loop, lab.path, &budget);
+    int came = 0;
+    for (int i = 0; i < 20; ++i) {
+      waits.push_back(spaces.take(1, io::SpaceSocket::kTcp4, [&](Result<int> fd) {
+        REQUIRE(fd);
+        ::close(*fd);
+        if (++came == 20) loop.post([&] { loop.stop(); });
+      }));
+    }
+    auto timeout = loop.timer([&] { loop.stop(); });
+    timeout->start(10s);
+    loop.run();
+    CHECK(came == 20);
+    timeout->start(200ms);
+    loop.run();
+    CHECK(budget.open() == 3);
+    ::close(spaces.take_reserved(1, io::SpaceSocket::kTcp4));
+    CHECK(budget.open() == 2);
+  }
+  CHECK(budget.open() == 0);
+}
+
 TEST_CASE("more callers than the bound are refused, and those before are served") {
   if (!test::may_make_namespaces()) return;
   const TestNamespace one;

@@ -230,12 +230,15 @@ bool eventually(const std::function<bool()>& holds, milliseconds patience = mill
   return holds();
 }
 
+// Longer than anything may take that does not wait for it, on a busy machine.
+constexpr auto kStalls = std::chrono::seconds(5);
+
 /// What programs are like in a namespace whose root makes them slow.
 class Stalling : public io::HostKernel {
  public:
   Result<CommandResult> run(const std::vector<std::string>& argv, const std::string&) override {
-    std::this_thread::sleep_for(kProgramInside);
-    return fail(ErrorCode::kTimeout, argv[0] + ": no end after 2000 ms and was killed");
+    std::this_thread::sleep_for(kStalls);
+    return fail(ErrorCode::kTimeout, argv[0] + ": killed");
   }
 };
 
@@ -635,22 +638,22 @@ TEST_CASE("a namespace in which every program hangs delays nothing but itself") 
   REQUIRE(agent.ready());
   const std::string rules = all_rules();
   io::HostKernel kernel;
-  // All the while something is tried inside, 2 s each.
+  // Most of the while something is tried inside.
   for (int round = 0; round < 3; ++round) {
     REQUIRE(kernel.run({"iptables", "-t", "nat", "-F"}, ""));
-    CHECK(eventually([&] { return all_rules().size() >= rules.size(); }, milliseconds(1500)));
+    CHECK(eventually([&] { return all_rules().size() >= rules.size(); }, milliseconds(4000)));
     const Answer before = ask();
     const auto killed = SteadyClock::now();
     ::kill(before.pid, SIGKILL);
     const Answer after = ask();
     CHECK(after.restarts == before.restarts + 1);
-    CHECK(SteadyClock::now() - killed < std::chrono::seconds(1));
+    CHECK(SteadyClock::now() - killed < std::chrono::seconds(3));
     agent.signal(SIGHUP);
-    CHECK(eventually([] { return ask().reloads == 1; }, milliseconds(1000)));
+    CHECK(eventually([] { return ask().reloads == 1; }, milliseconds(3000)));
   }
   const auto asked = SteadyClock::now();
   agent.signal(SIGTERM);
   CHECK(agent.exit_code(milliseconds(25'000)) == 1);  // rules inside may be left
-  CHECK(SteadyClock::now() - asked < 2 * (kTurn + kProgramInside));
+  CHECK(SteadyClock::now() - asked < 4 * kStalls);
   CHECK(all_rules().find("54321") == std::string::npos);
 }

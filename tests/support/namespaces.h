@@ -123,7 +123,7 @@ class TestNamespace {
 class NamespaceFile {
  public:
   NamespaceFile() {
-    std::string name = "/tmp/meshnode-netns-XXXXXX";
+    std::string name = "/run/meshnode-netns-XXXXXX";
     const int fd = ::mkstemp(name.data());
     REQUIRE(fd >= 0);
     ::close(fd);
