@@ -443,7 +443,7 @@ TEST_CASE("a listener for which no descriptor is free begins when there is one")
   const Listening listening;
   io::Loop loop;
   int told = 0;
-  io::UvNetwork network(loop, {0, 0, 1, nullptr, [&] { ++told; }});
+  io::UvNetwork network(loop, {0, 0, 1, 0, nullptr, [&] { ++told; }});
   struct Take final : AcceptEvents {
     explicit Take(io::Loop& on) : loop(on) {}
     void on_accept(std::unique_ptr<Stream>) override {
