@@ -305,11 +305,11 @@ std::optional<Refusal> check_path(X509_STORE* roots, const std::vector<Certifica
       parameters, std::chrono::floor<std::chrono::seconds>(now.time_since_epoch()).count());
   X509_VERIFY_PARAM_set_depth(parameters, static_cast<int>(kMaxChain) - 1);
   X509_VERIFY_PARAM_set_flags(parameters, X509_V_FLAG_TRUSTED_FIRST);
-  if (X509_verify_cert(context.get()) != 1) {
-    Refusal refusal{path_alert(X509_STORE_CTX_get_error(context.get())),
-                    path_reason(context.get(), now)};
-    ERR_clear_error();
-    return refusal;
+  const bool verified = X509_verify_cert(context.get()) == 1;
+  ERR_clear_error();  // also of a certificate it had no need of
+  if (!verified) {
+    return Refusal{path_alert(X509_STORE_CTX_get_error(context.get())),
+                   path_reason(context.get(), now)};
   }
   const STACK_OF(X509)* path = X509_STORE_CTX_get0_chain(context.get());
   std::size_t length = sk_X509_num(path);

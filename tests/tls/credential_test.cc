@@ -1,9 +1,11 @@
 #include "tls/credential.h"
 
+#include <openssl/err.h>
 #include <catch2/catch.hpp>
 
 #include "tls/certificates.h"
 #include "tls/pair.h"
+#include "tls/x509.h"
 
 namespace meshnode::tls::test {
 namespace {
@@ -128,6 +130,21 @@ TEST_CASE("several roots are all trusted") {
   Issued foreign = issue(authority_shape("foreign"));
   Issued leaf = issue(shape_of_ours());
   CHECK(Credential::from_pem(leaf.pem(), leaf.key_pem(), foreign.pem() + root().certificate, kNow));
+}
+
+TEST_CASE("a root of the same name with broken extensions is passed over and leaves no error") {
+  std::string der = root_objects().der();
+  const std::size_t at = der.find(std::string("\x30\x03\x01\x01\xff", 5));
+  REQUIRE(at != std::string::npos);
+  der[at + 1] = '\x7f';  // basicConstraints longer than it is
+  const Issued broken{parse_certificate(as_bytes(der)), nullptr};
+  const Issued leaf = issue(shape_of_ours());
+  for (const bool first : {false, true}) {
+    const std::string& whole = root().certificate;
+    const std::string roots = first ? broken.pem() + whole : whole + broken.pem();
+    CHECK(Credential::from_pem(leaf.pem(), leaf.key_pem(), roots, kNow));
+    CHECK(ERR_peek_error() == 0);
+  }
 }
 
 TEST_CASE("64 roots and a chain of five certificates are read, more are not") {
