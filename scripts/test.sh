@@ -270,6 +270,7 @@ run_stage() { # name limit
   local name=$1 limit=$2 log=$logs/$1.log start status=0 verdict=passed note="" shown
   [ -z "$full" ] || limit=$((limit * 8))
   rm -f "$scratch/count" "$scratch/skip"
+  : >"$log" # there before tail looks for it
   echo "=== $name"
   start=$(date +%s%N)
   (
