@@ -211,7 +211,7 @@ stage_netns() {
   # Most of these tests mostly wait: two at a time, but for the whole amounts, which are load.
   MESHNODE_SCALE=${MESHNODE_SCALE:-$([ -n "$full" ] && echo 1 || echo 0.02)} \
     MESHNODE_BIN=$root/build/release/meshnode \
-    run_pytest -q $([ -n "$full" ] || echo -n 2 --dist loadfile) tests/netns
+    run_pytest -q $([ -n "$full" ] || echo --numprocesses=2 --dist=loadfile) tests/netns
 }
 
 stage_adversarial() {
