@@ -2,7 +2,6 @@
 
 #include <atomic>
 #include <csignal>
-#include <mutex>
 #include <thread>
 #include <utility>
 
@@ -133,24 +132,27 @@ void ProxyThreads::drain() {
   }
 }
 
-void ProxyThreads::ask_holdings(const std::function<void(const Holdings&)>& answer) {
-  struct Gathered {
-    std::mutex mutex;
-    std::size_t left;
-    Holdings holdings;
-  };
-  auto gathered = std::make_shared<Gathered>();
-  gathered->left = threads_.size();
-  gathered->holdings.resize(threads_.size());
+Holdings Survey::so_far() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return holdings_;
+}
+
+bool Survey::add(std::size_t loop, std::vector<std::size_t> holdings) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  holdings_[loop] = std::move(holdings);
+  return --left_ == 0;
+}
+
+std::shared_ptr<const Survey> ProxyThreads::ask_holdings(const std::function<void()>& done) {
+  auto survey = std::make_shared<Survey>(threads_.size());
   for (std::size_t i = 0; i < threads_.size(); ++i) {
-    threads_[i]->post([gathered, answer, i](proxy::ProxyLoop& proxy) {
-      const std::lock_guard<std::mutex> lock(gathered->mutex);
-      gathered->holdings[i] = proxy.holdings();
-      if (--gathered->left == 0) {
-        answer(gathered->holdings);
+    threads_[i]->post([survey, done, i](proxy::ProxyLoop& proxy) {
+      if (survey->add(i, proxy.holdings())) {
+        done();
       }
     });
   }
+  return survey;
 }
 
 void ProxyThreads::relieve(const std::vector<std::size_t>& octets) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,21 @@ struct ProxyServices {
   std::string sockets_path{};
 };
 
+/// The answers of the loops, as they come. Thread-safe.
+class Survey {
+ public:
+  explicit Survey(std::size_t loops) : left_(loops), holdings_(loops) {}
+  /// Of a loop that has not answered nothing is known.
+  Holdings so_far() const;
+  /// Whether that was the last one.
+  bool add(std::size_t loop, std::vector<std::size_t> holdings);
+
+ private:
+  mutable std::mutex mutex_;
+  std::size_t left_;
+  Holdings holdings_;
+};
+
 class ProxyThreads {
  public:
   ProxyThreads(unsigned count, const ProxyServices& services, const proxy::ListenerSet& listeners,
@@ -40,9 +56,9 @@ class ProxyThreads {
   void close(std::uint16_t space);
   void swap(const std::shared_ptr<const snapshot::Snapshot>& snapshot);
   void drain();
-  /// Asks every loop what its connections keep in memory (ProxyLoop::holdings); `answer` runs on
-  /// some loop's thread, once all have said so.
-  void ask_holdings(const std::function<void(const Holdings&)>& answer);
+  /// Asks every loop what its connections keep in memory (ProxyLoop::holdings); `done` runs on
+  /// some loop's thread, once all have said so. What has been said may be used before.
+  std::shared_ptr<const Survey> ask_holdings(const std::function<void()>& done);
   /// ProxyLoop::relieve() for each loop, octets in their order.
   void relieve(const std::vector<std::size_t>& octets);
   /// Asks every loop whether its connections have ended; `answer` runs on some loop's thread, once

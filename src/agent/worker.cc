@@ -111,6 +111,7 @@ class Worker {
   void send_capture();
   void send_settings();
   void return_memory();
+  void relieve(std::uint64_t octets);
   void watch_load();
   void serve_admin(const std::map<std::string, int>& by_name);
   void ask_idle();
@@ -160,6 +161,8 @@ class Worker {
   std::uint64_t problems_lost_ = 0;
 
   std::unique_ptr<LoadWatch> load_watch_;
+  std::shared_ptr<const Survey> survey_;  // while it is open
+  std::uint64_t surveys_ = 0;
   std::unique_ptr<Timer> look_timer_;
   std::unique_ptr<Timer> idle_timer_;
   std::unique_ptr<io::TreeWatch> config_watch_;
@@ -323,15 +326,27 @@ void Worker::return_memory() {
   }
 }
 
+void Worker::relieve(std::uint64_t octets) {
+  // One at a time, or the same connections would be cut for twice. A loop that has not answered by
+  // the next look does not keep the others from it.
+  if (!survey_) {
+    survey_ = proxies_->ask_holdings([this, octets, number = ++surveys_] {
+      loop_.post([this, octets, number] {
+        if (survey_ && number == surveys_) {
+          relieve(octets);
+        }
+      });
+    });
+    return;
+  }
+  proxies_->relieve(share_out(std::exchange(survey_, nullptr)->so_far(), octets));
+}
+
 void Worker::watch_load() {
   LoadEvents events;
   events.max_memory = [this] { return snapshot_->limits.max_memory; };
   events.give_back = [] { malloc_trim(0); };
-  events.cut = [this](std::uint64_t octets) {
-    proxies_->ask_holdings([this, octets](const Holdings& holdings) {
-      loop_.post([this, shares = share_out(holdings, octets)] { proxies_->relieve(shares); });
-    });
-  };
+  events.cut = [this](std::uint64_t octets) { relieve(octets); };
   events.on_change = [this] {
     report_configuration();
     report_capture();

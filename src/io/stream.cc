@@ -146,6 +146,7 @@ void UvStream::write(std::span<const Bytes> pieces) {
     return;
   }
   std::size_t sent = 0;
+  int error = 0;
   if (in_flight_ == 0) {
     std::array<uv_buf_t, kMaxPieces> buffers;
     unsigned count = 0;
@@ -156,8 +157,8 @@ void UvStream::write(std::span<const Bytes> pieces) {
                       static_cast<unsigned>(piece.size()));
     }
     const int taken = uv_try_write(as_stream(handle_.get()), buffers.data(), count);
-    // An error other than "would block" comes again, and is reported, from the queued write.
     sent = taken > 0 ? static_cast<std::size_t>(taken) : 0;
+    error = taken < 0 && taken != UV_EAGAIN ? taken : 0;
   }
   for (const Bytes piece : pieces) {
     if (sent >= piece.size()) {
@@ -170,6 +171,9 @@ void UvStream::write(std::span<const Bytes> pieces) {
   if (in_flight_ == 0 && !waiting_.empty()) {
     submit();
   }
+  // The queued write reports it, but only later: by now the kernel has forgotten the error, and an
+  // end that is read in this very turn would pass for an orderly one.
+  broken_ = error;
 }
 
 void UvStream::submit() {
@@ -200,7 +204,7 @@ void UvStream::on_written(std::size_t size, int status) {
   if (status != 0) {
     // What the peer said before it closed may still be there to be read, and say why. Reading
     // comes to its end behind that: to the kernel the connection is over both ways.
-    broken_ = status;
+    broken_ = broken_ != 0 ? broken_ : status;
     if (!reading_) {
       fail_with(status);
     }

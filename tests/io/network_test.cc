@@ -220,6 +220,36 @@ TEST_CASE("what was said before a reset is heard, though writing fails first") {
   CHECK(joined.far_ear.error->code == ErrorCode::kReset);
 }
 
+TEST_CASE("a reset is no end, though writing met it earlier in the same turn") {
+  Joined joined;
+  const std::unique_ptr<Stream> near = std::move(joined.near);
+  const std::unique_ptr<Stream> far = std::move(joined.far);
+  DialOptions options;
+  options.to = joined.listening.address;
+  const auto second = joined.network.dial(options, &joined);
+  joined.loop.run();
+  Ear ear;
+  far->set_events(&ear);
+  joined.far->set_events(&joined.far_ear);
+  // Both events come with one look at the kernel, this stream's first.
+  joined.far->start_reading();
+  far->start_reading();
+  say(*joined.near, "go");
+  const bool data = GENERATE(true, false);
+  if (data) {
+    say(*near, "the reason");
+  }
+  near->reset();
+  ear.changed = [&] { ear.error ? joined.loop.stop() : void(); };
+  joined.far_ear.changed = [&] { say(*far, "to nobody"); };
+  auto timeout = joined.loop.timer([&] { joined.loop.stop(); });
+  timeout->start(10s);
+  joined.loop.run();
+  CHECK(ear.error.has_value());
+  CHECK_FALSE(ear.ended);
+  CHECK(ear.data == (data ? "the reason" : ""));
+}
+
 TEST_CASE("a stream that does not read is not told, and reads on from where it stopped") {
   Joined joined;
   say(*joined.near, "early");
