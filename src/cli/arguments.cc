@@ -80,6 +80,7 @@ class Parser {
     add_authority();
     auto* version = leaf(app_, "version", "Print the version", Command::kVersion);
     add_directories(*version, asked_);
+    add_output(*version, asked_);
   }
 
   Parsed parse(std::vector<std::string> arguments) {
@@ -124,6 +125,7 @@ class Parser {
         ->required()
         ->type_name("");
     add_directories(*validate, asked_);
+    add_output(*validate, asked_);
     validate->footer(
         "Prints `file:line:column: reason` for each finding; exits 1 if there is one.");
   }
@@ -133,6 +135,7 @@ class Parser {
     capture->require_subcommand(1);
     auto* show = leaf(*capture, "show", "Print the rules as applied", Command::kCaptureShow);
     add_directories(*show, asked_);
+    add_output(*show, asked_);
     auto* remove = leaf(*capture, "remove", "Remove every rule", Command::kCaptureRemove);
     add_directories(*remove, asked_);
     remove->footer("Works without an agent. A running agent puts its rules back.");

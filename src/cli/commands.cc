@@ -1,6 +1,9 @@
 #include "cli/commands.h"
 
+#include <nlohmann/json.hpp>
+#include <sstream>
 #include <utility>
+#include <vector>
 
 #include "capture/applier.h"
 #include "cli/status_text.h"
@@ -34,6 +37,31 @@ void add(Outcome& outcome, const Outcome& complaint) {
   outcome.err += complaint.err;
 }
 
+/// The rules in one network namespace.
+struct Shown {
+  std::string ns;
+  std::string rules;
+};
+
+std::string as_text(const std::vector<Shown>& all) {
+  std::string text;
+  for (const Shown& each : all) {
+    text += (each.ns.empty() ? "" : "# network namespace " + each.ns + "\n") + each.rules;
+  }
+  return text.empty() ? "no rule of meshnode is in force\n" : text;
+}
+
+std::string as_json(const std::vector<Shown>& all) {
+  nlohmann::json places = nlohmann::json::array();
+  for (const Shown& each : all) {
+    nlohmann::json rules = nlohmann::json::array();
+    std::istringstream lines(each.rules);
+    for (std::string line; std::getline(lines, line);) rules.push_back(line);
+    places.push_back({{"namespace", each.ns}, {"rules", std::move(rules)}});
+  }
+  return json_text({{"places", std::move(places)}});
+}
+
 }  // namespace
 
 Outcome status(const Invocation& asked, const Ask& ask, WallTime now) {
@@ -51,19 +79,20 @@ Outcome status(const Invocation& asked, const Ask& ask, WallTime now) {
   return {page->healthy ? kDone : kNo, std::move(text), ""};
 }
 
-Outcome capture_show(const CapturePlaces& places) {
+Outcome capture_show(const CapturePlaces& places, Output output) {
   auto rules = capture::show(places.here);
   if (!rules) return complaint("capture show", rules.error(), "run it as root");
-  Outcome outcome{kDone, std::move(*rules), ""};
+  Outcome outcome;
+  std::vector<Shown> all{{"", std::move(*rules)}};
   places.others([&](const std::string& name, Kernel& kernel) {
     const auto ours = capture::is_of_agent(kernel, places.agent);
     if (!ours) add(outcome, complaint("capture show: " + name, ours.error(), "run it as root"));
     if (!ours || !*ours) return;
-    const auto inside = capture::show(kernel);
+    auto inside = capture::show(kernel);
     if (!inside) add(outcome, complaint("capture show: " + name, inside.error(), "run it as root"));
-    if (inside) outcome.out += "# network namespace " + name + "\n" + *inside;
+    if (inside) all.push_back({name, std::move(*inside)});
   });
-  if (outcome.out.empty()) outcome.out = "no rule of meshnode is in force\n";
+  outcome.out = output == Output::kJson ? as_json(all) : as_text(all);
   return outcome;
 }
 

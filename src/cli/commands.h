@@ -29,7 +29,9 @@ struct CapturePlaces {
   /// have a host of its own in a namespace of this machine, are left alone.
   std::string agent;
 };
-Outcome capture_show(const CapturePlaces& places);
+/// As iptables-restore takes them, or as JSON places[]{namespace, rules[]}, the command's own
+/// namespace as "".
+Outcome capture_show(const CapturePlaces& places, Output output);
 Outcome capture_remove(const CapturePlaces& places);
 
 }  // namespace meshnode::cli

@@ -1,5 +1,7 @@
 #include "cli/outcome.h"
 
+#include <nlohmann/json.hpp>
+
 namespace meshnode::cli {
 namespace {
 
@@ -19,6 +21,10 @@ Outcome complaint(std::string_view what, const Error& error, std::string_view ne
   }
   outcome.err += "\n";
   return outcome;
+}
+
+std::string json_text(const nlohmann::json& value) {
+  return value.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
 }
 
 }  // namespace meshnode::cli

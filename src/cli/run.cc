@@ -1,6 +1,7 @@
 #include "cli/run.h"
 
 #include <sys/prctl.h>
+#include <nlohmann/json.hpp>
 #include <cstdio>
 #include <cstdlib>
 #include <string_view>
@@ -53,7 +54,7 @@ Outcome ask_status(const Invocation& asked) {
   return status(asked, ask, io::Loop().wall_now());
 }
 
-Outcome capture_rules(Command command, Kernel& kernel) {
+Outcome capture_rules(const Invocation& asked, Kernel& kernel) {
   const auto others = [&kernel](const CapturePlaces::Visit& visit) {
     for (const std::string& name : io::find_namespaces()) {
       const auto place = io::NetNamespace::at(name);
@@ -63,7 +64,8 @@ Outcome capture_rules(Command command, Kernel& kernel) {
     }
   };
   const CapturePlaces places{kernel, others, supervisor::agent_mark()};
-  return command == Command::kCaptureShow ? capture_show(places) : capture_remove(places);
+  return asked.command == Command::kCaptureShow ? capture_show(places, asked.output)
+                                                : capture_remove(places);
 }
 
 Outcome perform(const Invocation& asked) {
@@ -76,15 +78,18 @@ Outcome perform(const Invocation& asked) {
     case Command::kStatus:
       return ask_status(asked);
     case Command::kValidate:
-      return validate_files(asked.files, io::FileStorage());
+      return validate_files(asked.files, io::FileStorage(), asked.output);
     case Command::kCaptureShow:
     case Command::kCaptureRemove:
-      return capture_rules(asked.command, kernel);
+      return capture_rules(asked, kernel);
     case Command::kCaInit:
     case Command::kCaIssue:
       return certificates(asked);
     case Command::kVersion:
-      return {kDone, "meshnode " MESHNODE_VERSION "\n", ""};
+      return {kDone,
+              asked.output == Output::kJson ? json_text({{"version", MESHNODE_VERSION}})
+                                            : "meshnode " MESHNODE_VERSION "\n",
+              ""};
   }
   return {kCouldNotAsk, "", ""};
 }

@@ -1,4 +1,5 @@
 #include <catch2/catch.hpp>
+#include <nlohmann/json.hpp>
 #include <map>
 
 #include "capture/applier.h"
@@ -26,12 +27,18 @@ TEST_CASE("capture commands go into the namespaces of this agent's workloads, an
     visit("/run/netns/b", others["42"]);
   };
   const CapturePlaces places{here, each, "42"};
-  const auto shown = capture_show(places);
+  const auto shown = capture_show(places, Output::kText);
   CHECK(shown.out.find("# network namespace /run/netns/b\n") == 0);
   CHECK(shown.out.find("netns/a") == std::string::npos);
   CHECK(shown.out.find("meshnode in shop/web") != std::string::npos);
   CHECK(shown.err.find("capture show: /run/netns/broken: ") != std::string::npos);
   CHECK(shown.exit_code == 2);
+
+  const auto json = nlohmann::json::parse(capture_show(places, Output::kJson).out);
+  REQUIRE(json["places"].size() == 2);
+  CHECK(json["places"][0] == nlohmann::json{{"namespace", ""}, {"rules", nlohmann::json::array()}});
+  CHECK(json["places"][1]["namespace"] == "/run/netns/b");
+  CHECK(json["places"][1]["rules"].dump().find("meshnode in shop/web") != std::string::npos);
 
   const auto removed = capture_remove(places);
   CHECK(removed.out.find("removed /run/netns/b: iptables") == 0);

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
 
 #include "cli/certificates.h"
 #include "cli/commands.h"
@@ -185,17 +186,36 @@ TEST_CASE("validate prints file, line, column and reason for each mistake") {
   put(good,
       "apiVersion: meshnode.io/v1\nkind: Workload\nmetadata: {name: a, namespace: b}\n"
       "spec:\n  match: {user: www}\n  ports: [{name: http, port: 9080}]\n");
-  const auto clean = validate_files({good}, storage);
+  const auto clean = validate_files({good}, storage, Output::kText);
   INFO(clean.out << clean.err);
   CHECK(clean.exit_code == 0);
   CHECK(clean.out == "1 resource in 1 file, all good\n");
 
   const std::string bad = tree.path + "/bad.yaml";
   put(bad, "apiVersion: meshnode.io/v1\nkind: Workload\nmetadata: {name: a}\nspec:\n  colour: 1\n");
-  const auto mistakes = validate_files({bad}, storage);
+  const auto mistakes = validate_files({bad}, storage, Output::kText);
   CHECK(mistakes.exit_code == 1);
   CHECK(mistakes.out.find(bad + ":5:") == 0);
   CHECK(mistakes.err.empty());
+}
+
+TEST_CASE("validate -o json has the same findings with their places") {
+  const Directory tree;
+  const io::FileStorage storage;
+  const std::string file = tree.path + "/bad\xff.yaml";
+  put(file,
+      "apiVersion: meshnode.io/v1\nkind: Node\nmetadata: {name: n}\n---\n"
+      "apiVersion: meshnode.io/v1\nkind: Workload\nmetadata: {name: a}\nspec:\n  colour: 1\n");
+  const auto outcome = validate_files({file}, storage, Output::kJson);
+  CHECK(outcome.exit_code == 1);
+  const auto json = nlohmann::json::parse(outcome.out);
+  CHECK(json["accepted"] == 1);
+  REQUIRE(json["findings"].size() >= 1);
+  const auto& first = json["findings"][0];
+  CHECK(first["file"] == tree.path + "/bad\xef\xbf\xbd.yaml");
+  CHECK(first["line"] == 9);
+  CHECK(first["column"] > 0);
+  CHECK(first["reason"].get<std::string>().find("colour") != std::string::npos);
 }
 
 TEST_CASE("validate finds the same resource in two files") {
@@ -205,7 +225,7 @@ TEST_CASE("validate finds the same resource in two files") {
     put(tree.path + name,
         std::string("apiVersion: meshnode.io/v1\nkind: Node\nmetadata: {name: ") + name[1] + "}\n");
   }
-  const auto clash = validate_files({tree.path + "/a.yaml", tree.path + "/b.yaml"}, storage);
+  const auto clash = validate_files({tree.path + "/a.yaml", tree.path + "/b.yaml"}, storage, Output::kText);
   CHECK(clash.exit_code == 1);
   CHECK(clash.out.find(tree.path + "/b.yaml:") == 0);
 }
@@ -213,11 +233,11 @@ TEST_CASE("validate finds the same resource in two files") {
 TEST_CASE("validate says when it cannot read, and when a file is too large") {
   const Directory tree;
   const io::FileStorage storage;
-  const auto missing = validate_files({tree.path + "/none.yaml"}, storage);
+  const auto missing = validate_files({tree.path + "/none.yaml"}, storage, Output::kText);
   CHECK(missing.exit_code != 0);
   CHECK(missing.err.find("meshnode: validate: ") == 0);
   put(tree.path + "/big.yaml", std::string(3 << 20, '#'));
-  const auto large = validate_files({tree.path + "/big.yaml"}, storage);
+  const auto large = validate_files({tree.path + "/big.yaml"}, storage, Output::kText);
   CHECK(large.exit_code == 1);
   CHECK(large.out.find(tree.path + "/big.yaml:") == 0);
 }
@@ -226,7 +246,7 @@ TEST_CASE("capture commands report what the kernel says") {
   FakeKernel kernel;
   kernel.answer = fail(ErrorCode::kUnavailable, "iptables: not found");
   const auto nowhere = [](const CapturePlaces::Visit&) {};
-  const auto shown = capture_show({kernel, nowhere, "1"});
+  const auto shown = capture_show({kernel, nowhere, "1"}, Output::kText);
   const auto removed = capture_remove({kernel, nowhere, "1"});
   for (const auto& outcome : {shown, removed}) {
     CHECK(outcome.exit_code == 2);
