@@ -35,14 +35,14 @@ struct Place {
     directory = name;
     auto opened = io::NetNamespace::of_process(static_cast<std::uint32_t>(::getpid()));
     require(opened.has_value());
-    own = std::make_unique<io::NetNamespace>(std::move(*opened));
+    own = std::make_shared<const io::NetNamespace>(std::move(*opened));
   }
   ~Place() {
     std::error_code ignored;
     std::filesystem::remove_all(directory, ignored);
   }
   std::string directory;
-  std::unique_ptr<io::NetNamespace> own;
+  std::shared_ptr<const io::NetNamespace> own;
 };
 
 std::size_t open_descriptors() {
@@ -109,7 +109,7 @@ void require_answers(const Reply& reply, const io::SpaceRequest& request, bool g
 }
 
 struct Lab {
-  Lab(const Place& place, std::string at) : own(*place.own), path(std::move(at)) {
+  Lab(const Place& place, std::string at) : own(place.own), path(std::move(at)) {
     auto opened = SocketService::open(path);
     require(opened.has_value());
     service = std::move(*opened);
@@ -175,7 +175,7 @@ struct Lab {
     return true;
   }
 
-  const io::NetNamespace& own;
+  std::shared_ptr<const io::NetNamespace> own;
   std::string path;
   std::unique_ptr<SocketService> service;
   std::vector<Descriptor> clients;
