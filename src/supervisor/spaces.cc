@@ -121,7 +121,10 @@ void Spaces::plan(const capture::Spec& wanted) {
 void Spaces::look(Instant now) {
   if (const auto wanted = std::exchange(wanted_, std::nullopt)) {
     plan(*wanted);
-    if (!std::exchange(known_, true)) begin_sweep();
+    if (!std::exchange(known_, true)) {
+      begin_sweep();
+      sweep_held_until_ = now + kSweepHeldWithin;
+    }
   }
   // First what goes: two names may have changed places.
   for (auto& [name, space] : spaces_) {
@@ -136,6 +139,7 @@ void Spaces::look(Instant now) {
   }
   for (auto& open : std::exchange(leaving_, {})) let_go(std::move(open));
   choose_next(now);
+  sweep_again(now);
 }
 
 void Spaces::lose(Space& space) {
@@ -155,11 +159,14 @@ void Spaces::take_up(Space& space) {
   if (space.surplus) return;
   const std::string before = std::exchange(space.error, {});
   space.waiting = false;
+  space.place.reset();
+  space.unknown = false;
   if (space.ended) {
     space.error = "process " + std::to_string(name_of(space.workload).pid) +
                   " has ended; name one that runs now, or the namespace by a path";
   } else if (auto place = named_by(name_of(space.workload)); !place) {
     space.waiting = place.error().code == ErrorCode::kNotFound;
+    space.unknown = !space.waiting && place.error().code != ErrorCode::kInvalid;
     if (!space.waiting) space.error = place.error().message;
   } else if (auto taken = take_up(
                  space, std::make_shared<const io::NetNamespace>(std::move(*place)));
@@ -175,6 +182,7 @@ void Spaces::take_up(Space& space) {
 
 Status Spaces::take_up(Space& space, std::shared_ptr<const io::NetNamespace> place) {
   const std::string where = capture::text_of(space.workload.owner);
+  space.place = place->id();
   if (place->is_own()) {
     return fail(ErrorCode::kInvalid,
                 where + " is the agent's own, where everything else of this host is; enroll the "
@@ -381,7 +389,7 @@ Status Spaces::remove(Instant until) {
   for (const auto& open : removing_) all.push_back(open.get());
   const std::atomic<bool> never = false;
   auto done = everywhere(std::move(all), until, never, [](Rules& rules) { return rules.remove(); });
-  if (done && sweep_.empty()) ::unlink(marker_.c_str());
+  if (done && sweep_.empty() && held_.empty()) ::unlink(marker_.c_str());
   return done;
 }
 
@@ -429,21 +437,38 @@ void Spaces::mark() const {
 }
 
 void Spaces::begin_sweep() {
-  if (::access(marker_.c_str(), F_OK) == 0) sweep_ = io::find_namespaces();
+  if (::access(marker_.c_str(), F_OK) == 0) held_ = io::find_namespaces();
+}
+
+void Spaces::sweep_again(Instant now) {
+  const bool unknown = std::any_of(spaces_.begin(), spaces_.end(),
+                                   [](const auto& entry) { return entry.second.unknown; });
+  if (unknown && now < sweep_held_until_) return;
+  sweep_.insert(sweep_.end(), held_.begin(), held_.end());
+  held_.clear();
+}
+
+/// Rules of an earlier run are a closed door: not to be opened for what is yet to be taken up, or
+/// tried for the first time.
+bool Spaces::is_to_be_taken_up(io::NamespaceId place) const {
+  return std::any_of(spaces_.begin(), spaces_.end(), [&](const auto& entry) {
+    const Space& space = entry.second;
+    return space.open ? space.open->place->id() == place && !space.open->tried
+                      : space.place == place;
+  });
 }
 
 void Spaces::sweep_one() {
-  // Rules of an earlier run are a closed door: not to be opened for what is yet to be taken up.
-  const bool waiting = std::any_of(spaces_.begin(), spaces_.end(), [](const auto& entry) {
-    return !entry.second.open && !entry.second.waiting && !entry.second.surplus;
-  });
-  if (waiting) return;
-  const std::string name = std::move(sweep_.back());
+  std::string name = std::move(sweep_.back());
   sweep_.pop_back();
   const auto place = io::NetNamespace::at(name);
   if (!place) return;
   for (const auto& [workload, space] : spaces_) {
-    if (space.open && space.open->place->id() == place->id()) return;
+    if (space.open && space.open->tried && space.open->place->id() == place->id()) return;
+  }
+  if (is_to_be_taken_up(place->id())) {
+    held_.push_back(std::move(name));
+    return;
   }
   io::NamespaceKernel inside(kernel_, *place);
   inside.begin_turn(kTurn);

@@ -42,6 +42,10 @@ inline constexpr Duration kLongestPause = std::chrono::seconds(60);
 inline constexpr Duration kReleaseWithin = std::chrono::seconds(5);
 inline constexpr Duration kRemoveWithin = std::chrono::seconds(5);
 
+/// A workload whose name cannot be followed holds back the removal of an earlier run's rules, since
+/// any of them may be its own, for this long at most.
+inline constexpr Duration kSweepHeldWithin = std::chrono::seconds(60);
+
 /// In each, rules are compared with the kernel no more often than this, since no namespace but our
 /// own tells of changes; with many it is less often, one at a look.
 inline constexpr Duration kVerifySpaceEvery = std::chrono::seconds(5);
@@ -98,6 +102,9 @@ class Spaces {
     bool surplus = false;  // beyond kMaxSpaces
     bool ended = false;    // it was a process's, and that has ended
     std::string error;     // why it was not taken up
+    // Where its name leads while it is not taken up.
+    std::optional<io::NamespaceId> place;
+    bool unknown = false;  // it leads somewhere, and where is not known
   };
 
   void plan(const capture::Spec& wanted);
@@ -118,7 +125,9 @@ class Spaces {
   void choose_next(Instant now);
   void mark() const;
   void begin_sweep();
+  void sweep_again(Instant now);
   void sweep_one();
+  bool is_to_be_taken_up(io::NamespaceId place) const;
 
   Kernel& kernel_;
   std::string marker_;
@@ -130,7 +139,9 @@ class Spaces {
   std::vector<std::unique_ptr<Open>> leaving_;   // not wanted; may be another's in this look()
   std::vector<std::unique_ptr<Open>> removing_;  // let go, but for the rules
   CaptureReport past_;                           // counters of what was let go
-  std::vector<std::string> sweep_;               // may hold rules of an earlier run
+  std::vector<std::string> sweep_;  // may hold rules of an earlier run
+  std::vector<std::string> held_;   // the same, and are not to be opened before the next look()
+  Instant sweep_held_until_{};      // at most, for workloads of which nobody knows where they are
 };
 
 /// What an agent's rules in other network namespaces carry (capture::HostFacts::agent).

@@ -68,8 +68,8 @@ struct Lab {
   std::vector<std::string> look(Duration later = seconds(1)) {
     now = now + later;
     spaces.look(now);
-    while (spaces.step(now)) {
-    }
+    int steps = 0;
+    while (spaces.step(now)) REQUIRE(++steps < 5000);
     return std::exchange(said, {});
   }
   CaptureReport report() const {
@@ -104,6 +104,28 @@ capture::Spec of(std::vector<capture::Enrolled> workloads) {
   capture::Spec spec;
   spec.workloads = std::move(workloads);
   return spec;
+}
+
+/// A listener of somebody inside, at a port of ours.
+int take_port(const TestNamespace& place) {
+  int taken = -1;
+  place.inside([&] {
+    taken = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_in at{};
+    at.sin_family = AF_INET;
+    at.sin_port = htons(capture::kInboundPort);
+    ::bind(taken, reinterpret_cast<const sockaddr*>(&at), sizeof at);
+    ::listen(taken, 1);
+  });
+  return taken;
+}
+
+void leave_rules(const TestNamespace& place, const std::string& agent) {
+  const auto spec = of({by_process("old/web", 3, place.pid())});
+  place.inside([&] {
+    io::HostKernel kernel;
+    capture::Applier(kernel, agent).apply(spec).value();
+  });
 }
 
 std::string rules_in(const TestNamespace& place) {
@@ -227,15 +249,7 @@ TEST_CASE("what cannot be captured says why and keeps no other from being captur
   const TestNamespace good;
   const TestNamespace busy;
   const TestNamespace dark(false);
-  int taken = -1;
-  busy.inside([&] {
-    taken = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    sockaddr_in at{};
-    at.sin_family = AF_INET;
-    at.sin_port = htons(capture::kInboundPort);
-    ::bind(taken, reinterpret_cast<const sockaddr*>(&at), sizeof at);
-    ::listen(taken, 1);
-  });
+  const int taken = take_port(busy);
   const auto self = static_cast<std::uint32_t>(::getpid());
   Lab lab;
   lab.spaces.want(of({by_process("a/busy", 1, busy.pid()), by_process("a/dark", 2, dark.pid()),
@@ -395,11 +409,7 @@ TEST_CASE("rules of an earlier run are removed where no workload is any more, bu
   const TestNamespace theirs;
   for (const auto& [place, agent] :
        {std::pair(&ours, agent_mark()), std::pair(&theirs, std::string("1"))}) {
-    const auto spec = of({by_process("old/web", 3, place->pid())});
-    place->inside([&, mark = agent] {
-      io::HostKernel kernel;
-      capture::Applier(kernel, mark).apply(spec).value();
-    });
+    leave_rules(*place, agent);
     REQUIRE(rules_in(*place).find("MESHNODE") != std::string::npos);
   }
   {
@@ -414,6 +424,47 @@ TEST_CASE("rules of an earlier run are removed where no workload is any more, bu
   lab.look();
   CHECK(rules_in(ours).find("MESHNODE") == std::string::npos);
   CHECK(rules_in(theirs).find("MESHNODE") != std::string::npos);
+}
+
+TEST_CASE("what cannot be taken up holds back the removal of rules that may be its own, of no others") {
+  if (!test::own_network()) return;
+  const TestNamespace busy;
+  const TestNamespace nobodys;
+  for (const TestNamespace* place : {&busy, &nobodys}) leave_rules(*place, agent_mark());
+  const int taken = take_port(busy);
+  const auto self = static_cast<std::uint32_t>(::getpid());
+  std::vector<capture::Enrolled> broken{by_process("a/busy", 1, busy.pid()),
+                                        by_process("a/own", 2, self),
+                                        by_path("a/file", 3, "/etc/passwd")};
+  Lab lab;
+  std::ofstream(lab.marker.path) << "";
+
+  SECTION("of its own, for as long as it takes") {
+    lab.spaces.want(of(broken));
+    lab.look();
+    CHECK(rules_in(nobodys).find("MESHNODE") == std::string::npos);
+    lab.look(kSweepHeldWithin);
+    CHECK(rules_in(busy).find("MESHNODE") != std::string::npos);
+    static_cast<void>(lab.spaces.remove(io::monotonic_now() + kRemoveWithin));
+    CHECK(lab.marker.lies_there());
+    lab.spaces.want({});
+    lab.look();
+    CHECK(rules_in(busy).find("MESHNODE") == std::string::npos);
+  }
+  SECTION("of all, when nobody knows where it is, for a minute") {
+    const std::string loop = "/tmp/meshnode-loop-" + std::to_string(::getpid());
+    REQUIRE(::symlink(loop.c_str(), loop.c_str()) == 0);
+    broken.push_back(by_path("a/loop", 4, loop));
+    lab.spaces.want(of(broken));
+    lab.look();
+    lab.look(kSweepHeldWithin - seconds(1));
+    CHECK(rules_in(nobodys).find("MESHNODE") != std::string::npos);
+    lab.look();
+    ::unlink(loop.c_str());
+    CHECK(rules_in(nobodys).find("MESHNODE") == std::string::npos);
+    CHECK(rules_in(busy).find("MESHNODE") != std::string::npos);
+  }
+  ::close(taken);
 }
 
 TEST_CASE("no more than 256 namespaces are taken up, and the surplus says so") {
