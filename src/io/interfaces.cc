@@ -1,41 +1,139 @@
 #include "io/interfaces.h"
 
-#include <ifaddrs.h>
+#include <libmnl/libmnl.h>
+#include <linux/if_addr.h>
+#include <linux/rtnetlink.h>
 #include <net/if.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <map>
+#include <optional>
+#include <set>
 
 namespace meshnode::io {
 namespace {
 constexpr std::size_t kMaxAddresses = 1024;
+
+class Socket {
+ public:
+  Socket(int family, int type, int protocol)
+      : fd_(::socket(family, type | SOCK_CLOEXEC, protocol)) {}
+  ~Socket() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  Socket(const Socket&) = delete;
+  Socket& operator=(const Socket&) = delete;
+  int fd() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+Error failed(int cause) {
+  return {ErrorCode::kUnavailable, std::string("the host's addresses: ") + std::strerror(cause)};
 }
 
-Result<std::vector<IpAddress>> host_addresses() {
+/// Its own address, which of a point-to-point interface is not IFA_ADDRESS.
+std::optional<IpAddress> address_of(const nlmsghdr* message) {
+  struct Found {
+    const nlattr* local = nullptr;
+    const nlattr* address = nullptr;
+  } found;
+  const auto take = [](const nlattr* attribute, void* into) -> int {
+    auto& to = *static_cast<Found*>(into);
+    if (mnl_attr_get_type(attribute) == IFA_LOCAL) to.local = attribute;
+    if (mnl_attr_get_type(attribute) == IFA_ADDRESS) to.address = attribute;
+    return MNL_CB_OK;
+  };
+  mnl_attr_parse(message, sizeof(ifaddrmsg), take, &found);
+  const nlattr* own = found.local != nullptr ? found.local : found.address;
+  if (own == nullptr) return std::nullopt;
+  const auto* data = static_cast<const std::uint8_t*>(mnl_attr_get_payload(own));
+  const std::size_t size = mnl_attr_get_payload_len(own);
+  if (size == 4) {
+    std::array<std::uint8_t, 4> bytes{};
+    std::copy_n(data, bytes.size(), bytes.begin());
+    return IpAddress::v4(bytes);
+  }
+  if (size != 16) return std::nullopt;
+  std::array<std::uint8_t, 16> bytes{};
+  std::copy_n(data, bytes.size(), bytes.begin());
+  return IpAddress::v6(bytes);
+}
+
+/// Takes addresses one by one.
+class Listing {
+ public:
+  /// Whether there is room for more.
+  bool take(const nlmsghdr* message) {
+    const auto* head = static_cast<const ifaddrmsg*>(mnl_nlmsg_get_payload(message));
+    const auto ip = address_of(message);
+    if (ip && !ip->is_loopback() && !ip->is_link_local() && is_up(head->ifa_index) &&
+        seen_.insert(*ip).second) {
+      found.push_back(*ip);
+    }
+    return ++read_ < kMaxAddressesRead && found.size() < kMaxAddresses;
+  }
+
   std::vector<IpAddress> found;
-  ifaddrs* all = nullptr;
-  if (getifaddrs(&all) != 0) {
-    return fail(ErrorCode::kUnavailable,
-                std::string("the host's addresses: ") + std::strerror(errno));
+
+ private:
+  bool is_up(unsigned interface) {
+    const auto known = up_.find(interface);
+    if (known != up_.end()) return known->second;
+    ifreq request{};
+    request.ifr_ifindex = static_cast<int>(interface);
+    return up_[interface] = ::ioctl(any_.fd(), SIOCGIFNAME, &request) == 0 &&
+                            ::ioctl(any_.fd(), SIOCGIFFLAGS, &request) == 0 &&
+                            (static_cast<unsigned>(request.ifr_flags) & IFF_UP) != 0;
   }
-  for (const ifaddrs* at = all; at != nullptr && found.size() < kMaxAddresses; at = at->ifa_next) {
-    const sockaddr* raw = at->ifa_addr;
-    if (raw == nullptr || (at->ifa_flags & IFF_UP) == 0 ||
-        (raw->sa_family != AF_INET && raw->sa_family != AF_INET6)) {
-      continue;
-    }
-    const IpAddress ip = SocketAddress::from_sockaddr(*raw).ip;
-    if (!ip.is_loopback() && !ip.is_link_local() &&
-        std::find(found.begin(), found.end(), ip) == found.end()) {
-      found.push_back(ip);
+
+  Socket any_{AF_INET, SOCK_DGRAM, 0};
+  std::set<IpAddress> seen_;
+  std::map<unsigned, bool> up_;
+  std::size_t read_ = 0;
+};
+
+}  // namespace
+
+Result<std::vector<IpAddress>> host_addresses() {
+  // The kernel lists them as they are read: closing the socket ends a list that is too long.
+  const Socket socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE);
+  if (socket.fd() < 0) return fail(failed(errno));
+  const timeval within{1, 0};
+  ::setsockopt(socket.fd(), SOL_SOCKET, SO_RCVTIMEO, &within, sizeof within);
+  std::array<char, 256> request{};
+  nlmsghdr* header = mnl_nlmsg_put_header(request.data());
+  header->nlmsg_type = RTM_GETADDR;
+  header->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
+  mnl_nlmsg_put_extra_header(header, sizeof(ifaddrmsg));
+  if (::send(socket.fd(), request.data(), header->nlmsg_len, 0) < 0) return fail(failed(errno));
+  Listing listing;
+  std::vector<char> answer(std::size_t{64} * 1024);
+  for (;;) {
+    const ssize_t got = ::recv(socket.fd(), answer.data(), answer.size(), 0);
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return fail(failed(errno));
+    int left = static_cast<int>(got);
+    for (auto* message = reinterpret_cast<const nlmsghdr*>(answer.data());
+         mnl_nlmsg_ok(message, left); message = mnl_nlmsg_next(message, &left)) {
+      if (message->nlmsg_type == NLMSG_DONE) return std::move(listing.found);
+      if (message->nlmsg_type == NLMSG_ERROR) {
+        return fail(failed(-static_cast<const nlmsgerr*>(mnl_nlmsg_get_payload(message))->error));
+      }
+      if (message->nlmsg_type == RTM_NEWADDR &&
+          mnl_nlmsg_get_payload_len(message) >= sizeof(ifaddrmsg) && !listing.take(message)) {
+        return std::move(listing.found);
+      }
     }
   }
-  freeifaddrs(all);
-  return found;
 }
 
 std::string host_name() {

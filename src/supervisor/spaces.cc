@@ -67,9 +67,10 @@ struct Spaces::Open {
   bool captured = false;  // rules have been in force
   Instant last{};         // of refresh()
   Duration look_took{};
+  Instant next_look{};  // not before
   int strikes = 0;    // turns in a row that failed or were slow
-  Duration took{};    // the last of them
-  Duration pause{};   // after it
+  Duration took{};    // the last turn
+  Duration pause{};   // after the last of the strikes
   Instant next{};     // not before
 };
 
@@ -237,12 +238,13 @@ Status Spaces::open_inside(Open& open) const {
 }
 
 void Spaces::look_inside(Open& open, Instant now) {
-  if (now < open.next) return;
+  if (now < open.next || now < open.next_look) return;
   const Instant began = io::monotonic_now();
   if (auto addresses = io::addresses_in(*open.place)) {
     open.addresses = std::move(*addresses);
   }
   open.look_took = io::monotonic_now() - began;
+  open.next_look = now + open.look_took + kRest * open.look_took;
   // What cannot be brought about is tried in its turn, not at every look.
   if (open.rules.settled() && open.rules.due()) open.due = true;
 }
@@ -271,7 +273,8 @@ void Spaces::choose_next(Instant now) {
   std::array<Open*, 2> next{};
   for (auto& [name, space] : spaces_) {
     if (!space.open || now < space.open->next) continue;
-    const Duration pause = space.open->rules.settled() ? kVerifySpaceEvery : kRetryEvery;
+    const Duration pause = std::max(space.open->rules.settled() ? kVerifySpaceEvery : kRetryEvery,
+                                    kRest * space.open->took);
     if (now - space.open->last < pause) continue;
     Open*& longest = next[space.open->strikes == 0 ? 0 : 1];
     if (longest == nullptr || space.open->last < longest->last) longest = space.open.get();
@@ -312,25 +315,28 @@ void Spaces::refresh(Space& space, Instant now) {
   open.due = false;
   open.pending = false;
   open.last = now;
-  if (!open.addresses.loopback_up) return;
+  if (!open.addresses.loopback_up) return charge(open, true, open.look_took, now);
   if (!std::exchange(open.tried, true)) mark();
   const Instant began = io::monotonic_now();
   open.inside.begin_turn(kTurn);
   open.rules.refresh();
-  charge(open, io::monotonic_now() - began + open.look_took, now);
+  charge(open, open.rules.settled(), io::monotonic_now() - began + open.look_took, now);
   if (open.rules.settled() && !std::exchange(open.captured, true)) {
     events_.on_captured(open.slot, open.place);
   }
 }
 
-void Spaces::charge(Open& open, Duration took, Instant now) {
-  if (open.rules.settled() && took < kSlowTurn) {
+void Spaces::charge(Open& open, bool well, Duration took, Instant now) {
+  open.took = took;
+  open.next_look = now + took + kRest * took;
+  if (well && took < kSlowTurn) {
     open.strikes = 0;
     return;
   }
-  open.pause = open.strikes == 0 ? kRetryEvery : std::min(2 * open.pause, kLongestPause);
+  constexpr int kMostDoublings = 6;  // beyond kLongestPause
+  const Duration doubled = kRetryEvery * (1 << std::min(open.strikes, kMostDoublings));
+  open.pause = std::max(std::min(doubled, kLongestPause), kRest * took);
   open.strikes += 1;
-  open.took = took;
   open.next = now + took + open.pause;
 }
 

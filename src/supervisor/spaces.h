@@ -6,7 +6,8 @@
 ///
 /// Whoever is root inside a namespace can make everything slow that is done there. Programs run
 /// there have kTurn together; where one failed or took longer than kSlowTurn, the next is a while
-/// later, twice as long each time up to kLongestPause, and after the others.
+/// later, twice as long each time up to kLongestPause, and after the others. However long it took,
+/// the next comes only after kRest times that.
 ///
 /// A workload whose namespace is not there is waiting. One whose name leads elsewhere has lost it:
 /// its listeners accept nothing from then on, the rules inside are taken out, since nobody there is
@@ -38,6 +39,8 @@ inline constexpr Duration kProgramInside = std::chrono::seconds(2);
 inline constexpr std::size_t kOutputInside = std::size_t{4} << 20;
 inline constexpr Duration kSlowTurn = std::chrono::seconds(2);
 inline constexpr Duration kLongestPause = std::chrono::seconds(60);
+/// So one namespace takes no more than a twelfth of the thread, in looks and in turns.
+inline constexpr int kRest = 11;
 /// What has not begun by then is left out of release() and remove().
 inline constexpr Duration kReleaseWithin = std::chrono::seconds(5);
 inline constexpr Duration kRemoveWithin = std::chrono::seconds(5);
@@ -113,7 +116,7 @@ class Spaces {
   std::unique_ptr<Open> adopt(const io::NetNamespace& place);
   Status open_inside(Open& open) const;
   static void look_inside(Open& open, Instant now);
-  static void charge(Open& open, Duration took, Instant now);
+  static void charge(Open& open, bool well, Duration took, Instant now);
   Space* next_due(Instant now);
   Status everywhere(std::vector<Open*> all, Instant until, const std::atomic<bool>& enough,
                     const std::function<Status(Rules&)>& act);

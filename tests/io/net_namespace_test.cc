@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "io/host_kernel.h"
+#include "io/interfaces.h"
 #include "support/namespaces.h"
 
 using namespace meshnode;
@@ -189,6 +190,30 @@ TEST_CASE("addresses of a namespace are told without loopback, and whether loopb
   REQUIRE(now);
   CHECK(now->loopback_up);
   CHECK(now->addresses == std::vector<IpAddress>{*IpAddress::parse("10.9.8.7")});
+}
+
+TEST_CASE("addresses are told as the kernel has them, and no more of them than are asked for") {
+  if (!test::may_make_namespaces()) return;
+  const TestNamespace one;
+  const auto opened = NetNamespace::at(one.path());
+  REQUIRE(opened);
+  HostKernel host;
+  NamespaceKernel kernel(host, *opened);
+  const auto ip = [&](const std::string& lines) {
+    REQUIRE(kernel.run({"ip", "-batch", "-"}, lines)->exit_code == 0);
+  };
+  ip("link add mn0 type bridge\nlink add mn1 type bridge\nlink set mn0 up\n"
+     "address add 10.9.8.7 peer 10.9.8.1/32 dev mn0\naddress add 10.9.7.1/24 dev mn1\n"
+     "address add fd00::7/64 dev mn0 nodad\n");
+  CHECK(addresses_in(*opened)->addresses == std::vector<IpAddress>{*IpAddress::parse("10.9.8.7"),
+                                                                  *IpAddress::parse("fd00::7")});
+  std::string many;
+  for (unsigned i = 0; i < kMaxAddressesRead; ++i) {
+    many += "address add 127.1." + std::to_string(i / 256) + "." + std::to_string(i % 256) +
+            "/32 dev lo\n";
+  }
+  ip(many);
+  CHECK(addresses_in(*opened)->addresses.empty());
 }
 
 TEST_CASE("namespaces are found by the processes in them, each once, without the own") {
