@@ -58,6 +58,7 @@ void SpaceThread::want(const capture::Spec& spec) {
     orders.wish = spec;
     orders.wishes = wishes_;
   });
+  note_settling();
 }
 
 void SpaceThread::look() {
@@ -72,7 +73,15 @@ bool SpaceThread::stuck() const {
 }
 
 bool SpaceThread::settled() const {
-  return (news_.settled && news_.wishes == wishes_) || stuck();
+  return !trying_since_ || loop_.now() - *trying_since_ > look_within_ || stuck();
+}
+
+void SpaceThread::note_settling() {
+  if (news_.settled && news_.wishes == wishes_) {
+    trying_since_.reset();
+  } else if (!trying_since_) {
+    trying_since_ = loop_.now();
+  }
 }
 
 void SpaceThread::add_to(CaptureReport& report) const {
@@ -174,6 +183,7 @@ void SpaceThread::tell(const Spaces& spaces, std::uint64_t wishes) {
   told_ = now;
   loop_.post([this, now = std::move(now)] {
     news_ = now;
+    note_settling();
     on_news_();
   });
 }

@@ -28,8 +28,9 @@ class Loop;
 namespace meshnode::supervisor {
 
 /// A look that was not taken by then is a problem of every workload in a namespace: a path on a
-/// file system that does not answer holds the thread for as long as it likes.
-inline constexpr Duration kLookWithin = std::chrono::seconds(60);
+/// file system that does not answer holds the thread for as long as it likes. Nor does anything
+/// wait longer for the first tries: whoever starts agents gives one 90 s to be ready.
+inline constexpr Duration kLookWithin = std::chrono::seconds(30);
 
 class SpaceThread {
  public:
@@ -44,7 +45,7 @@ class SpaceThread {
   void want(const capture::Spec& spec);
   /// To be called once a second and after want(); returns at once.
   void look();
-  /// Everything wanted was tried, or waits for something that takes too long.
+  /// Everything wanted was tried, or that takes too long.
   bool settled() const;
   void add_to(CaptureReport& report) const;
 
@@ -76,6 +77,7 @@ class SpaceThread {
   SpaceEvents posted();
   void tell(const Spaces& spaces, std::uint64_t wishes);
   bool stuck() const;
+  void note_settling();
 
   io::Loop& loop_;
   Kernel& kernel_;
@@ -87,6 +89,7 @@ class SpaceThread {
   std::uint64_t wishes_ = 0;
   std::vector<std::string> wanted_;       // workloads in namespaces
   std::optional<Instant> looking_since_;  // asked for, and not taken yet
+  std::optional<Instant> trying_since_;   // something wanted was not tried yet
   std::atomic<bool> enough_ = false;
 
   std::mutex mutex_;

@@ -119,14 +119,42 @@ TEST_CASE("a thread that is held for too long keeps nothing waiting, and is a pr
   Lab lab(200ms);
   lab.thread.want(one(place.pid()));
   lab.thread.look();
+  CHECK_FALSE(lab.thread.settled());
   REQUIRE(lab.run_until([&] { return !lab.taken.empty(); }));
   lab.thread.look();  // not taken while a program runs
-  CHECK_FALSE(lab.thread.settled());
   lab.run(300ms);
   CHECK(lab.thread.settled());
   CHECK(lab.report().failed.at("shop/web").find("have not been looked at") != std::string::npos);
   lab.kernel.open();
   CHECK(lab.run_until([&] { return lab.report().failed.empty() && lab.thread.settled(); }));
+}
+
+TEST_CASE("first tries that take long keep nothing waiting, however often more is wanted") {
+  if (!test::own_network()) return;
+  const TestNamespace place;
+  Lab lab(500ms);
+  lab.thread.want(one(place.pid()));
+  lab.thread.look();  // taken, so that only the try is slow
+  REQUIRE(lab.run_until([&] { return !lab.taken.empty(); }));
+  capture::Spec more = one(place.pid());
+  for (std::uint16_t port = 1; port <= 3; ++port) {
+    CHECK_FALSE(lab.thread.settled());
+    more.exclude_ports = {port};
+    lab.thread.want(more);
+    lab.run(100ms);
+  }
+  lab.run(300ms);
+  CHECK(lab.thread.settled());
+  CHECK(lab.report().failed.empty());
+  lab.kernel.open();
+  lab.thread.look();
+  // Each wish has its own time once one was settled.
+  CHECK(lab.run_until([&] { return lab.taken.back() == "captured"; }));
+  lab.run(200ms);
+  lab.thread.want(one(place.pid()));
+  CHECK_FALSE(lab.thread.settled());
+  lab.thread.look();
+  CHECK(lab.run_until([&] { return lab.thread.settled(); }));
 }
 
 TEST_CASE("what the worker or the socket service could not be told is told again, once") {
