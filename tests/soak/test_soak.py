@@ -134,6 +134,15 @@ def pss_kib(pid):
         return int(re.search(r"^Pss:\s+(\d+) kB", rollup.read(), re.M).group(1))
 
 
+def open_descriptors(pid):
+    """The least of three looks: while the supervisor runs a tool it has pipes to it."""
+    counts = []
+    for _ in range(3):
+        counts.append(len(os.listdir(f"/proc/{pid}/fd")))
+        time.sleep(0.2)
+    return min(counts)
+
+
 def theil_sen(points):
     """KiB an hour: the median of the slopes between any two."""
     return statistics.median((later[1] - one[1]) / (later[0] - one[0]) * HOUR
@@ -245,7 +254,7 @@ class Soak:
             shown.append(f"{host.name}:")
             for what, pid in (("supervisor", host.supervisor), (f"worker {worker}", worker)):
                 key = f"{host.name} {what}"
-                kib, count = pss_kib(pid), len(os.listdir(f"/proc/{pid}/fd"))
+                kib, count = pss_kib(pid), open_descriptors(pid)
                 self.memory.setdefault(key, []).append((time.monotonic(), kib))
                 self.descriptors.setdefault(key, []).append(count)
                 shown.append(f"{kib} KiB {count} fds")
