@@ -109,12 +109,19 @@ void SpaceThread::release(std::function<void(Status)> done) {
   order([&](Orders& orders) { orders.release = std::move(done); });
 }
 
-Status SpaceThread::remove() {
+Status SpaceThread::remove(Duration at_most) {
   if (!thread_.joinable()) return {};
   enough_ = true;
   std::promise<Status> promise;
   auto done = promise.get_future();
   order([&](Orders& orders) { orders.remove = std::move(promise); });
+  if (done.wait_for(at_most) != std::future_status::ready) {
+    held_ = true;
+    return fail(ErrorCode::kTimeout,
+                "in network namespaces they stay: nothing came of it within " +
+                    std::to_string(at_most / std::chrono::seconds(1)) +
+                    " s; is the path of one on a file system that does not answer?");
+  }
   auto removed = done.get();
   thread_.join();
   return removed;

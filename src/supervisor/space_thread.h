@@ -32,12 +32,16 @@ namespace meshnode::supervisor {
 /// wait longer for the first tries: whoever starts agents gives one 90 s to be ready.
 inline constexpr Duration kLookWithin = std::chrono::seconds(30);
 
+/// For remove(): what runs when it is asked for, then what it begins itself.
+inline constexpr Duration kRemoveAtMost = std::chrono::seconds(30);
+static_assert(kRemoveAtMost > kRemoveWithin + 2 * (kTurn + kProgramInside));
+
 class SpaceThread {
  public:
   /// As Spaces. `on_news`: settled() or what add_to() adds changed.
   SpaceThread(io::Loop& loop, Kernel& kernel, std::string marker, SpaceEvents events,
               std::function<void()> on_news, Duration look_within = kLookWithin);
-  /// Waits for the program that runs now, if one does.
+  /// Waits for what the thread does now, also where it is held().
   ~SpaceThread();
   SpaceThread(const SpaceThread&) = delete;
   SpaceThread& operator=(const SpaceThread&) = delete;
@@ -51,8 +55,10 @@ class SpaceThread {
 
   /// `done` comes within kReleaseWithin and one turn; not when remove() came before.
   void release(std::function<void(Status)> done);
-  /// Waits, for kRemoveWithin and two turns at most. Nothing may follow.
-  Status remove();
+  /// Waits, for `at_most`. Nothing may follow.
+  Status remove(Duration at_most = kRemoveAtMost);
+  /// remove() has given up: only the end of the process gets rid of the thread.
+  bool held() const { return held_; }
 
  private:
   struct Orders {
@@ -91,6 +97,7 @@ class SpaceThread {
   std::optional<Instant> looking_since_;  // asked for, and not taken yet
   std::optional<Instant> trying_since_;   // something wanted was not tried yet
   std::atomic<bool> enough_ = false;
+  bool held_ = false;
 
   std::mutex mutex_;
   std::condition_variable ordered_;

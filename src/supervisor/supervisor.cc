@@ -3,6 +3,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 #include <csignal>
+#include <optional>
 #include <utility>
 
 #include "base/escape.h"
@@ -45,9 +46,13 @@ Supervisor::Supervisor(io::Loop& loop, Options options, Kernel& kernel, Kernel& 
         tell_readiness();
       }) {}
 
-Supervisor::~Supervisor() {
+Supervisor::~Supervisor() { close(); }
+
+void Supervisor::close() {
   end_worker();
   if (directory_) ::unlink(admin_socket_path(options_).c_str());
+  sockets_.reset();
+  directory_.reset();
 }
 
 Status Supervisor::start() {
@@ -80,6 +85,7 @@ Status Supervisor::start() {
     log::warn(kScope, "the worker did not drain in time and is ended; its connections are cut");
     finish();
   });
+  patience_ = loop_.timer([this] { drain(); });
   watch_signals();
   look_->start(kLookEvery);
   start_worker();
@@ -251,6 +257,8 @@ void Supervisor::on_terminate() {
   if (auto ok = rules_.release(); !ok) {
     log::error(kScope, "capture could not be ended", {{"error", ok.error().message}});
   }
+  deadline_->start(options_.drain_deadline);
+  patience_->start(kReleasePatience);
   spaces_.release([this](const Status& released) {
     if (!released) {
       log::error(kScope, "capture could not be ended", {{"error", released.error().message}});
@@ -260,24 +268,25 @@ void Supervisor::on_terminate() {
 }
 
 void Supervisor::drain() {
-  if (finished_) return;
+  if (finished_ || std::exchange(draining_, true)) return;
+  patience_->stop();
   if (!worker_) return finish();
   log::info(kScope, "draining",
             {{"deadline_ms", options_.drain_deadline / std::chrono::milliseconds(1)}});
   send(Drain{});
-  deadline_->start(options_.drain_deadline);
 }
 
 void Supervisor::finish() {
   if (std::exchange(finished_, true)) return;
   deadline_->stop();
+  patience_->stop();
   end_worker();
   if (auto ok = rules_.remove(); !ok) {
     log::error(kScope, "rules could not be removed; run `meshnode capture remove`",
                {{"error", ok.error().message}});
     exit_code_ = 1;
   }
-  if (auto ok = spaces_.remove(); !ok) {
+  if (auto ok = spaces_.remove(options_.spaces_removed_within); !ok) {
     log::error(kScope, "rules could not be removed; run `meshnode capture remove`",
                {{"error", ok.error().message}});
     exit_code_ = 1;
@@ -404,7 +413,7 @@ Result<int> run_supervisor(Options options) {
   // A log whose reader went away must not end the agent.
   ::signal(SIGPIPE, SIG_IGN);
   // And one who is slow must not keep it from replacing a worker, or from ending.
-  log::LogWriter writer;
+  std::optional<log::LogWriter> writer(std::in_place);
   io::Loop loop;
   io::HostKernel kernel;
   io::HostKernel inside({static_cast<int>(kProgramInside / std::chrono::milliseconds(1)),
@@ -412,6 +421,11 @@ Result<int> run_supervisor(Options options) {
   Supervisor supervisor(loop, std::move(options), kernel, inside);
   if (auto ok = supervisor.start(); !ok) return fail(ok.error());
   loop.run();
+  if (supervisor.is_held()) {
+    supervisor.close();
+    writer.reset();
+    ::_exit(supervisor.exit_code());
+  }
   return supervisor.exit_code();
 }
 

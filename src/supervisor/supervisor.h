@@ -30,6 +30,9 @@ namespace meshnode::supervisor {
 /// With the start of the next agent it stays below the 15 s that callers wait for one that said
 /// goodbye; and meanwhile new connections of this host go in the clear.
 inline constexpr Duration kDrainDeadline = std::chrono::seconds(10);
+/// Draining waits this long for the steering to end in network namespaces: in those where it takes
+/// longer, connections then still come to a worker that drains.
+inline constexpr Duration kReleasePatience = std::chrono::seconds(2);
 /// Rules are compared with the kernel, and repaired, this often.
 inline constexpr Duration kLookEvery = std::chrono::seconds(1);
 /// Rules are read back when the kernel tells of a change, and at every this many looks; at each
@@ -50,6 +53,7 @@ struct Options {
   std::vector<std::string> worker_arguments;
   Duration drain_deadline = kDrainDeadline;
   int hung_after_looks = kHungAfterLooks;
+  Duration spaces_removed_within = kRemoveAtMost;
 };
 
 /// Everything lives on one loop, but for the threads of SpaceThread and SocketService;
@@ -67,6 +71,11 @@ class Supervisor {
   Status start();
   /// 0, or 1 when rules could not be removed.
   int exit_code() const { return exit_code_; }
+  /// Destruction would wait for a thread that only the end of the process ends: after close(),
+  /// _exit(2) is the way out.
+  bool is_held() const { return spaces_.held(); }
+  /// Ends the worker and leaves no file behind. Nothing may follow but destruction.
+  void close();
 
  private:
   struct Worker {
@@ -130,11 +139,13 @@ class Supervisor {
   int looks_ = 0;
   std::unique_ptr<Timer> complaint_;
   std::unique_ptr<Timer> deadline_;
+  std::unique_ptr<Timer> patience_;  // drain() at the latest
   std::vector<std::unique_ptr<io::SignalWatch>> signals_;
 
   bool refresh_posted_ = false;
   bool told_ready_ = false;
   bool ending_ = false;
+  bool draining_ = false;
   bool finished_ = false;
   int exit_code_ = 0;
 };

@@ -129,6 +129,19 @@ TEST_CASE("a thread that is held for too long keeps nothing waiting, and is a pr
   CHECK(lab.run_until([&] { return lab.report().failed.empty() && lab.thread.settled(); }));
 }
 
+TEST_CASE("the end waits for a thread that is held no longer than it is told to") {
+  if (!test::own_network()) return;
+  const TestNamespace place;
+  Lab lab;
+  lab.thread.want(one(place.pid()));
+  lab.thread.look();
+  REQUIRE(lab.run_until([&] { return !lab.taken.empty(); }));
+  const auto removed = lab.thread.remove(100ms);
+  REQUIRE_FALSE(removed);
+  CHECK(removed.error().message.find("in network namespaces they stay") == 0);
+  CHECK(lab.thread.held());
+}
+
 TEST_CASE("first tries that take long keep nothing waiting, however often more is wanted") {
   if (!test::own_network()) return;
   const TestNamespace place;
