@@ -395,7 +395,8 @@ Status Spaces::remove(Instant until) {
   for (const auto& open : removing_) all.push_back(open.get());
   const std::atomic<bool> never = false;
   auto done = everywhere(std::move(all), until, never, [](Rules& rules) { return rules.remove(); });
-  if (done && sweep_.empty() && held_.empty()) ::unlink(marker_.c_str());
+  // What was never looked through may still hold rules.
+  if (done && known_ && sweep_.empty() && held_.empty()) ::unlink(marker_.c_str());
   return done;
 }
 

@@ -382,6 +382,14 @@ TEST_CASE("the end takes the rules out of every namespace, in two steps") {
   }
 }
 
+TEST_CASE("an end before the first look leaves the word of an earlier run for the next") {
+  Lab lab;
+  std::ofstream(lab.marker.path) << "";
+  lab.spaces.want({});
+  REQUIRE(lab.spaces.remove(io::monotonic_now() + kRemoveWithin));
+  CHECK(lab.marker.lies_there());
+}
+
 TEST_CASE("at the end a namespace for which no time is left keeps its rules, and is counted") {
   if (!test::own_network()) return;
   const TestNamespace one;
