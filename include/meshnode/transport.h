@@ -91,8 +91,9 @@ struct DialOptions {
   std::optional<IpAddress> source;
   /// IP_TRANSPARENT, with a source port of our own choosing (design §6, source preservation).
   bool transparent = false;
-  /// `to` is an address of the namespace itself; one that is not, or not any more, is an error and
-  /// no way out. Without `transparent` the source is then `to`'s address, as it would be anyhow.
+  /// `to` is an address of the namespace itself. One that is not, or not any more, is an error and
+  /// no way out, as the source is then `to`'s address, which it would be anyhow; not so with
+  /// `transparent`, where the source is the caller's and the kernel is not asked whose `to` is.
   bool stays = false;
   Duration timeout = std::chrono::seconds(10);
 };
