@@ -105,12 +105,23 @@ class UvListener final : public Listener {
 
  private:
   void try_again() {
+    // uv_listen() would revive what its owner has shut down meanwhile.
+    if (!is_listening()) {
+      return;
+    }
     if (full() || !open()) {
       retry_->start(kRetryAccept);
     }
   }
 
   bool full() const { return options_.budget != nullptr && options_.budget->full(); }
+
+  bool is_listening() const {
+    int listening = 0;
+    socklen_t size = sizeof listening;
+    return getsockopt(descriptor_, SOL_SOCKET, SO_ACCEPTCONN, &listening, &size) == 0 &&
+           listening != 0;
+  }
 
   /// libuv would try again at once, for ever.
   void fail_accept(int status) {

@@ -394,6 +394,25 @@ TEST_CASE("a listener that its owner shut down keeps nobody busy") {
   CHECK(came_round);
 }
 
+TEST_CASE("a listener that its owner shut down while it paused is not revived") {
+  struct Nobody : AcceptEvents {
+    void on_accept(std::unique_ptr<Stream>) override {}
+  } nobody;
+  const Listening listening;
+  io::Loop loop;
+  io::UvNetwork network(loop, {});
+  const auto listener = network.listen(listening.fd, &nobody);
+  REQUIRE(listener);
+  (*listener)->pause();
+  shutdown(listening.fd, SHUT_RDWR);
+  (*listener)->resume();
+  const int client = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_storage raw{};
+  const socklen_t size = listening.address.to_sockaddr(raw);
+  CHECK(connect(client, reinterpret_cast<sockaddr*>(&raw), size) != 0);
+  close(client);
+}
+
 TEST_CASE("ports of our own have the parity that connect() avoids, and loops never share one") {
   const auto all_of = [](io::OwnPorts& ports) {
     std::set<std::uint16_t> all;
