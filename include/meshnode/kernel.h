@@ -28,6 +28,8 @@ class Kernel {
   /// Whether others than the host's administrator may have written what is read here: the network
   /// namespace of a workload.
   virtual bool foreign() const { return false; }
+  /// Where time is bounded, there is a little more from now on: to put back what is half done.
+  virtual void prolong() {}
   /// A file of /proc, /sys or cgroupfs: at most 1 MiB, else kLimit.
   virtual Result<std::string> read(const std::string& path) const = 0;
   virtual Status write(const std::string& path, const std::string& value) = 0;

@@ -262,6 +262,7 @@ Result<Ruleset> Applier::install_family(Family family, const Spec& spec, const H
 }
 
 Error Applier::roll_back(Error cause, const std::map<Family, Saved>& before) {
+  kernel_.prolong();
   for (const auto& [family, saved] : before) {
     auto now = dump(family);
     Status done = now ? restore(kernel_, family, "", restore_text(*now, own_part(saved)))

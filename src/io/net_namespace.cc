@@ -177,6 +177,10 @@ void NamespaceKernel::begin_turn(Duration budget) {
   turn_ends_ = monotonic_now() + budget;
 }
 
+void NamespaceKernel::prolong() {
+  if (turn_ends_) turn_ends_ = std::max(*turn_ends_, monotonic_now() + kProlonged);
+}
+
 Result<CommandResult> NamespaceKernel::run(const std::vector<std::string>& argv,
                                            const std::string& input) {
   if (turn_ends_ && monotonic_now() >= *turn_ends_) {

@@ -77,6 +77,9 @@ struct NamespaceAddresses {
 };
 Result<NamespaceAddresses> addresses_in(const NetNamespace& place);
 
+/// What prolong() adds where less is left; the last program may begin just before.
+inline constexpr Duration kProlonged = std::chrono::seconds(2);
+
 /// The Kernel seam inside a network namespace: programs run and files of /proc/net and
 /// /proc/sys/net are as they are there; cgroups are as outside.
 class NamespaceKernel final : public Kernel {
@@ -92,6 +95,7 @@ class NamespaceKernel final : public Kernel {
   Status write(const std::string& path, const std::string& value) override;
   Result<std::uint64_t> cgroup_inode(const std::string& path) const override;
   bool foreign() const override { return true; }
+  void prolong() override;
 
  private:
   Kernel& outside_;

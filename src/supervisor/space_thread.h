@@ -34,7 +34,8 @@ inline constexpr Duration kLookWithin = std::chrono::seconds(30);
 
 /// For remove(): what runs when it is asked for, then what it begins itself.
 inline constexpr Duration kRemoveAtMost = std::chrono::seconds(30);
-static_assert(kRemoveAtMost > kRemoveWithin + 2 * (kTurn + kProgramInside));
+static_assert(kRemoveAtMost >
+              kRemoveWithin + 2 * (kTurn + io::kProlonged + 2 * kProgramInside));
 
 class SpaceThread {
  public:

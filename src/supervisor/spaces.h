@@ -32,7 +32,8 @@
 
 namespace meshnode::supervisor {
 
-/// Programs of one turn in one namespace, together; the last may begin just before.
+/// Programs of one turn in one namespace, together; the last may begin just before. What must be
+/// put back has io::kProlonged more.
 inline constexpr Duration kTurn = std::chrono::seconds(5);
 /// One of them.
 inline constexpr Duration kProgramInside = std::chrono::seconds(2);

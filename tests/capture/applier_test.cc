@@ -130,6 +130,7 @@ TEST_CASE("when any table of any family is refused, everything is as before") {
   CHECK(report.error().message.find(program + " refused") != std::string::npos);
   CHECK(report.error().message.find("xt_TPROXY") != std::string::npos);
   CHECK(everything(kernel) == before);
+  CHECK(kernel.count("(prolonged)") == 1);
   auto verified = applier.verify_and_repair();
   REQUIRE(verified);
   CHECK(verified->v4 == applied_before);
