@@ -84,8 +84,9 @@ Status restore(Kernel& kernel, Family family, std::string_view backend, const st
                 "rules in this network namespace look like meshnode's and are not: chains or rules "
                 "that lead into MESHNODE_ chains were made by somebody inside; remove them there");
   }
-  // -w: wait for another program's lock for 5 s, well within the 10 s of Kernel::run().
-  auto ran = kernel.run({name, "--noflush", "-w", "5"}, text);
+  // -w: wait for another program's lock for so many seconds, well within those of Kernel::run(),
+  // which in a namespace of others' are fewer.
+  auto ran = kernel.run({name, "--noflush", "-w", kernel.foreign() ? "1" : "5"}, text);
   if (!ran) return fail(with_package(ran.error()));
   if (ran->exit_code == 0) return {};
   const std::string line = blamed_line(ran->error, text);

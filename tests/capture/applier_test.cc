@@ -53,6 +53,15 @@ TEST_CASE("apply writes both families, steering before backstops, and reports") 
   CHECK(kernel.routing.size() == 5);
 }
 
+TEST_CASE("another's lock is waited for less long where programs have less time") {
+  for (const bool others : {false, true}) {
+    FakeKernel kernel;
+    kernel.others = others;
+    REQUIRE(Applier(kernel).apply(shop()));
+    CHECK(kernel.waits == (others ? "1" : "5"));
+  }
+}
+
 TEST_CASE("the same spec again writes nothing") {
   FakeKernel kernel;
   Applier applier(kernel);

@@ -37,6 +37,7 @@ class FakeKernel : public Kernel {
   std::function<void()> after_restore;
   std::vector<std::string> ran;        ///< programs, in order
   std::vector<std::string> committed;  ///< "iptables nat", ...
+  std::string waits;                   ///< for the lock, the last restore
   std::set<std::string> routing;       ///< what ip added
 
   Saved& filter(const std::string& family) { return filters_.at(family); }
@@ -61,6 +62,7 @@ class FakeKernel : public Kernel {
     }
     const std::string family = argv[0].substr(0, argv[0].find('-'));
     if (argv[0].ends_with("-save")) return CommandResult{0, print(filters_.at(family)), ""};
+    waits = argv.back();
     CommandResult result = restore(argv[0], filters_.at(family), input);
     if (after_restore) after_restore();
     return result;
