@@ -357,6 +357,7 @@ TEST_CASE("a namespace that is slow to look after is looked after more rarely, a
   CHECK(told.find("network namespace of process") == 0);
   CHECK(told.find("which are in force") != std::string::npos);
   CHECK(told.find("only every 2") != std::string::npos);  // 22 s, and what programs took
+  CHECK(told.find("only every 2 s") == std::string::npos);
   lab.look(kRest * kSlowTurn + seconds(10));
   CHECK(lab.report().failed.empty());
 }
