@@ -16,7 +16,8 @@ HEAD = """# Throughput by loops and connections
 
 Loops are loops of each agent, and threads of each HAProxy. The ratio is meshnode's throughput by
 HAProxy's in the same round, `CPU` that of CPU seconds of all proxy processes for the same work.
-Made by `bench/scaling.sh`; what else is alike is in [README.md](README.md).
+Made by `bench/scaling.sh`; what else is alike is in [README.md](README.md), what it means in
+[decision 0012](../docs/decisions/0012-what-a-user-space-pair-can-reach.md).
 """
 CASES = (("saturation", "1 KB keep-alive at saturation", "connections", "requests/s"),
          ("bulk", "bulk upload", "streams", "Gbit/s"))
