@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <numeric>
 #include <tuple>
 #include <utility>
 
@@ -38,6 +39,14 @@ Reports::Condition conntrack_condition(const LoadReading& now, bool shedding) {
 }
 
 }  // namespace
+
+std::uint64_t total_of(const Holdings& holdings) {
+  std::uint64_t total = 0;
+  for (const auto& loop : holdings) {
+    total = std::accumulate(loop.begin(), loop.end(), total);
+  }
+  return total;
+}
 
 std::vector<std::size_t> share_out(const Holdings& holdings, std::uint64_t octets) {
   std::vector<std::pair<std::size_t, std::size_t>> all;  // size, loop

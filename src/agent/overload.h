@@ -38,6 +38,8 @@ inline constexpr unsigned kPatience = 50;
 /// What the connections of each loop keep in memory, of those that keep much.
 using Holdings = std::vector<std::vector<std::size_t>>;
 
+std::uint64_t total_of(const Holdings& holdings);
+
 /// How much each loop is to free, so that in all those go that keep the most, whosever loop they
 /// are on.
 std::vector<std::size_t> share_out(const Holdings& holdings, std::uint64_t octets);

@@ -40,6 +40,8 @@ namespace {
 
 // Watches miss what happens on some file systems, and certificates expire without any event.
 constexpr Duration kLookEvery = std::chrono::seconds(2);
+// For all loops to say what their connections keep in memory.
+constexpr Duration kSurveyPatience = std::chrono::seconds(1);
 // So many sockets fewer than there were are worth a walk over the heaps.
 constexpr std::size_t kBurst = 256;
 constexpr Duration kListenersEvery = std::chrono::seconds(5);
@@ -162,6 +164,7 @@ class Worker {
 
   std::unique_ptr<LoadWatch> load_watch_;
   std::shared_ptr<const Survey> survey_;  // while it is open
+  Instant survey_since_{};
   std::uint64_t surveys_ = 0;
   std::unique_ptr<Timer> look_timer_;
   std::unique_ptr<Timer> idle_timer_;
@@ -327,19 +330,26 @@ void Worker::return_memory() {
 }
 
 void Worker::relieve(std::uint64_t octets) {
-  // One at a time, or the same connections would be cut for twice. A loop that has not answered by
-  // the next look does not keep the others from it.
-  if (!survey_) {
-    survey_ = proxies_->ask_holdings([this, octets, number = ++surveys_] {
-      loop_.post([this, octets, number] {
-        if (survey_ && number == surveys_) {
-          relieve(octets);
-        }
-      });
-    });
+  // One survey at a time, or the same connections would be cut for twice.
+  const Duration age = loop_.now() - survey_since_;
+  if (survey_ && age < kSurveyPatience) {
     return;
   }
-  proxies_->relieve(share_out(std::exchange(survey_, nullptr)->so_far(), octets));
+  const auto late = std::exchange(survey_, nullptr);
+  if (late && age < 2 * kSurveyPatience) {
+    // A loop does not answer. The others free something, but not all they have in its stead.
+    const Holdings known = late->so_far();
+    proxies_->relieve(share_out(known, std::min(octets, total_of(known) / 2)));
+    return;
+  }
+  survey_since_ = loop_.now();
+  survey_ = proxies_->ask_holdings([this, octets, number = ++surveys_] {
+    loop_.post([this, octets, number] {
+      if (survey_ && number == surveys_) {
+        proxies_->relieve(share_out(std::exchange(survey_, nullptr)->so_far(), octets));
+      }
+    });
+  });
 }
 
 void Worker::watch_load() {

@@ -17,9 +17,12 @@
 #include <optional>
 #include <set>
 
+#include "io/loop.h"
+
 namespace meshnode::io {
 namespace {
 constexpr std::size_t kMaxAddresses = 1024;
+constexpr Duration kListedWithin = std::chrono::seconds(1);
 
 class Socket {
  public:
@@ -82,6 +85,9 @@ class Listing {
     return ++read_ < kMaxAddressesRead && found.size() < kMaxAddresses;
   }
 
+  /// Otherwise every interface would pass for one that is down.
+  bool can_ask() const { return any_.fd() >= 0; }
+
   std::vector<IpAddress> found;
 
  private:
@@ -105,27 +111,37 @@ class Listing {
 
 Result<std::vector<IpAddress>> host_addresses() {
   // The kernel lists them as they are read: closing the socket ends a list that is too long.
+  Listing listing;
   const Socket socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE);
-  if (socket.fd() < 0) return fail(failed(errno));
+  if (socket.fd() < 0 || !listing.can_ask()) return fail(failed(errno));
+  // In a namespace of others, root there could send to this socket too: connected, it takes only
+  // what the kernel says.
+  sockaddr_nl kernel{};
+  kernel.nl_family = AF_NETLINK;
+  if (::connect(socket.fd(), reinterpret_cast<const sockaddr*>(&kernel), sizeof kernel) != 0) {
+    return fail(failed(errno));
+  }
   const timeval within{1, 0};
   ::setsockopt(socket.fd(), SOL_SOCKET, SO_RCVTIMEO, &within, sizeof within);
+  const Instant last = monotonic_now() + kListedWithin;
   std::array<char, 256> request{};
   nlmsghdr* header = mnl_nlmsg_put_header(request.data());
   header->nlmsg_type = RTM_GETADDR;
   header->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
   mnl_nlmsg_put_extra_header(header, sizeof(ifaddrmsg));
   if (::send(socket.fd(), request.data(), header->nlmsg_len, 0) < 0) return fail(failed(errno));
-  Listing listing;
   std::vector<char> answer(std::size_t{64} * 1024);
   for (;;) {
     const ssize_t got = ::recv(socket.fd(), answer.data(), answer.size(), 0);
     if (got < 0 && errno == EINTR) continue;
     if (got <= 0) return fail(failed(errno));
+    if (monotonic_now() > last) return fail(failed(ETIMEDOUT));
     int left = static_cast<int>(got);
     for (auto* message = reinterpret_cast<const nlmsghdr*>(answer.data());
          mnl_nlmsg_ok(message, left); message = mnl_nlmsg_next(message, &left)) {
       if (message->nlmsg_type == NLMSG_DONE) return std::move(listing.found);
-      if (message->nlmsg_type == NLMSG_ERROR) {
+      if (message->nlmsg_type == NLMSG_ERROR &&
+          mnl_nlmsg_get_payload_len(message) >= sizeof(nlmsgerr)) {
         return fail(failed(-static_cast<const nlmsgerr*>(mnl_nlmsg_get_payload(message))->error));
       }
       if (message->nlmsg_type == RTM_NEWADDR &&

@@ -2,6 +2,7 @@
 
 #include <sys/resource.h>
 #include <unistd.h>
+#include <algorithm>
 #include <csignal>
 #include <optional>
 #include <utility>
@@ -257,8 +258,12 @@ void Supervisor::on_terminate() {
   if (auto ok = rules_.release(); !ok) {
     log::error(kScope, "capture could not be ended", {{"error", ok.error().message}});
   }
-  deadline_->start(options_.drain_deadline);
-  patience_->start(kReleasePatience);
+  // From now, and not from when this turn of the loop began: ending the capture takes its time.
+  loop_.post([this] {
+    if (finished_) return;
+    deadline_->start(options_.drain_deadline);
+    if (!draining_) patience_->start(std::min(kReleasePatience, options_.drain_deadline / 2));
+  });
   spaces_.release([this](const Status& released) {
     if (!released) {
       log::error(kScope, "capture could not be ended", {{"error", released.error().message}});

@@ -241,6 +241,7 @@ TEST_CASE("what is to be freed falls to the loops that keep the largest connecti
   CHECK(share_out({{100, 700}, {300}, {}}, 5000) == Shares{800, 300, 0});
   CHECK(share_out({{400, 400}, {100}}, 800) == Shares{800, 0});
   CHECK(share_out({{}, {}}, 10) == Shares{0, 0});
+  CHECK(total_of({{100, 700}, {300}, {}}) == 1100);
 }
 
 TEST_CASE("memory that was not given back neither begins nor prolongs shedding") {
