@@ -100,15 +100,16 @@ class SocketService::Server {
                               {service_.listener_.get(), POLLIN, 0}};
     for (const Client& client : clients_) polls.push_back({client.socket.get(), POLLIN, 0});
     if (::poll(polls.data(), polls.size(), -1) < 0 && errno != EINTR) std::abort();
+    // Before the looking: what is said in between wakes again.
+    if (polls[0].revents != 0) {
+      std::uint64_t told = 0;
+      static_cast<void>(!::read(service_.wake_.get(), &told, sizeof told));
+    }
     pid_t worker = -1;
     {
       const std::lock_guard lock(service_.mutex_);
       if (service_.stopping_) return false;
       worker = service_.worker_;
-    }
-    if (polls[0].revents != 0) {
-      std::uint64_t told = 0;
-      static_cast<void>(!::read(service_.wake_.get(), &told, sizeof told));
     }
     for (std::size_t i = 2; i < polls.size(); ++i) {
       Client& client = clients_[i - 2];
