@@ -117,7 +117,7 @@ void UvStream::on_read(ssize_t size) {
     events_->on_data(loop_.read_scratch().first(static_cast<std::size_t>(size)));
   } else if (size == UV_EOF) {
     // After a short read with a hang-up libuv reports the end without asking the kernel again: a
-    // reset right behind data would pass for a FIN. Nobody has fetched the error yet.
+    // reset right behind data would pass for a FIN. Its error is the socket's, or a write's by now.
     if (const int status = lost(); status != 0) {
       fail_with(status);
       return;
