@@ -23,6 +23,7 @@ namespace meshnode::io {
 namespace {
 constexpr std::size_t kMaxAddresses = 1024;
 constexpr Duration kListedWithin = std::chrono::seconds(1);
+constexpr int kTries = 4;  // while others change them
 
 class Socket {
  public:
@@ -107,39 +108,35 @@ class Listing {
   std::size_t read_ = 0;
 };
 
-}  // namespace
-
-Result<std::vector<IpAddress>> host_addresses() {
-  // The kernel lists them as they are read: closing the socket ends a list that is too long.
+/// One listing; nothing when addresses changed in its midst, whereby others may have been skipped.
+Result<std::optional<std::vector<IpAddress>>> listed_once(int socket, Instant last) {
   Listing listing;
-  const Socket socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE);
-  if (socket.fd() < 0 || !listing.can_ask()) return fail(failed(errno));
-  // In a namespace of others, root there could send to this socket too: connected, it takes only
-  // what the kernel says.
-  sockaddr_nl kernel{};
-  kernel.nl_family = AF_NETLINK;
-  if (::connect(socket.fd(), reinterpret_cast<const sockaddr*>(&kernel), sizeof kernel) != 0) {
-    return fail(failed(errno));
-  }
-  const timeval within{1, 0};
-  ::setsockopt(socket.fd(), SOL_SOCKET, SO_RCVTIMEO, &within, sizeof within);
-  const Instant last = monotonic_now() + kListedWithin;
+  if (!listing.can_ask()) return fail(failed(errno));
   std::array<char, 256> request{};
   nlmsghdr* header = mnl_nlmsg_put_header(request.data());
   header->nlmsg_type = RTM_GETADDR;
   header->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
   mnl_nlmsg_put_extra_header(header, sizeof(ifaddrmsg));
-  if (::send(socket.fd(), request.data(), header->nlmsg_len, 0) < 0) return fail(failed(errno));
+  if (::send(socket, request.data(), header->nlmsg_len, 0) < 0) return fail(failed(errno));
   std::vector<char> answer(std::size_t{64} * 1024);
+  bool whole = true;
   for (;;) {
-    const ssize_t got = ::recv(socket.fd(), answer.data(), answer.size(), 0);
+    sockaddr_nl from{};
+    socklen_t size = sizeof from;
+    const ssize_t got = ::recvfrom(socket, answer.data(), answer.size(), 0,
+                                   reinterpret_cast<sockaddr*>(&from), &size);
     if (got < 0 && errno == EINTR) continue;
     if (got <= 0) return fail(failed(errno));
     if (monotonic_now() > last) return fail(failed(ETIMEDOUT));
+    if (from.nl_pid != 0) continue;  // it came before the socket was connected
     int left = static_cast<int>(got);
     for (auto* message = reinterpret_cast<const nlmsghdr*>(answer.data());
          mnl_nlmsg_ok(message, left); message = mnl_nlmsg_next(message, &left)) {
-      if (message->nlmsg_type == NLMSG_DONE) return std::move(listing.found);
+      if ((message->nlmsg_flags & NLM_F_DUMP_INTR) != 0) whole = false;
+      if (message->nlmsg_type == NLMSG_DONE) {
+        if (!whole) return std::nullopt;
+        return std::move(listing.found);
+      }
       if (message->nlmsg_type == NLMSG_ERROR &&
           mnl_nlmsg_get_payload_len(message) >= sizeof(nlmsgerr)) {
         return fail(failed(-static_cast<const nlmsgerr*>(mnl_nlmsg_get_payload(message))->error));
@@ -150,6 +147,30 @@ Result<std::vector<IpAddress>> host_addresses() {
       }
     }
   }
+}
+
+}  // namespace
+
+Result<std::vector<IpAddress>> host_addresses() {
+  // The kernel lists them as they are read: closing the socket ends a list that is too long.
+  const Socket socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE);
+  if (socket.fd() < 0) return fail(failed(errno));
+  // In a namespace of others, root there could send to this socket too: connected, it takes only
+  // what the kernel says.
+  sockaddr_nl kernel{};
+  kernel.nl_family = AF_NETLINK;
+  if (::connect(socket.fd(), reinterpret_cast<const sockaddr*>(&kernel), sizeof kernel) != 0) {
+    return fail(failed(errno));
+  }
+  const timeval within{1, 0};
+  ::setsockopt(socket.fd(), SOL_SOCKET, SO_RCVTIMEO, &within, sizeof within);
+  const Instant last = monotonic_now() + kListedWithin;
+  for (int tries = 0; tries < kTries; ++tries) {
+    auto listed = listed_once(socket.fd(), last);
+    if (!listed) return fail(std::move(listed.error()));
+    if (*listed) return std::move(**listed);
+  }
+  return fail(failed(EBUSY));
 }
 
 std::string host_name() {

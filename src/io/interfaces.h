@@ -15,6 +15,7 @@ inline constexpr std::size_t kMaxAddressesRead = 16384;
 
 /// Of all interfaces that are up, without loopback and link-local ones; sorted as the kernel lists
 /// them, no duplicates, at most 1,024. Of the network namespace that the calling thread is in.
+/// An error, not a part, when others change them all the while.
 Result<std::vector<IpAddress>> host_addresses();
 
 /// gethostname(2).

@@ -22,6 +22,23 @@ namespace {
 // be one block that every later round runs into.
 constexpr unsigned kStride = 12'289;
 
+/// What the kernel says to the request of that number, which it has said by the time send()
+/// returns; false when it did not. Whoever is root in the namespace may have sent something too.
+bool take_answer(int netlink, std::uint32_t number, std::array<char, 8192>& answer) {
+  for (;;) {
+    sockaddr_nl from{};
+    socklen_t length = sizeof from;
+    const ssize_t size = recvfrom(netlink, answer.data(), answer.size(), MSG_DONTWAIT,
+                                  reinterpret_cast<sockaddr*>(&from), &length);
+    if (size < 0) return false;
+    const auto* reply = reinterpret_cast<const nlmsghdr*>(answer.data());
+    if (from.nl_pid == 0 && mnl_nlmsg_ok(reply, static_cast<int>(size)) &&
+        reply->nlmsg_seq == number) {
+      return true;
+    }
+  }
+}
+
 }  // namespace
 
 SourcePorts::SourcePorts(unsigned share, unsigned shares)
@@ -36,6 +53,11 @@ SourcePorts::SourcePorts(unsigned share, unsigned shares, int netlink)
   while (std::gcd(stride_, count_) != 1) {
     ++stride_;
   }
+  // From now on it takes only what the kernel says.
+  sockaddr_nl kernel{};
+  kernel.nl_family = AF_NETLINK;
+  static_cast<void>(
+      connect(netlink_, reinterpret_cast<const sockaddr*>(&kernel), sizeof kernel));
 }
 
 SourcePorts::~SourcePorts() {
@@ -55,6 +77,7 @@ bool SourcePorts::in_use(const SocketAddress& client, const SocketAddress& serve
   nlmsghdr* header = mnl_nlmsg_put_header(request.data());
   header->nlmsg_type = SOCK_DIAG_BY_FAMILY;
   header->nlmsg_flags = NLM_F_REQUEST;
+  header->nlmsg_seq = ++asked_;
   auto* ask =
       static_cast<inet_diag_req_v2*>(mnl_nlmsg_put_extra_header(header, sizeof(inet_diag_req_v2)));
   ask->sdiag_family = client.ip.is_v4() ? AF_INET : AF_INET6;
@@ -70,17 +93,17 @@ bool SourcePorts::in_use(const SocketAddress& client, const SocketAddress& serve
     return true;
   }
   std::array<char, 8192> answer{};
-  const ssize_t size = recv(netlink_, answer.data(), answer.size(), 0);
-  if (size < static_cast<ssize_t>(sizeof(nlmsghdr))) {
+  if (!take_answer(netlink_, asked_, answer)) {
     return true;
   }
   const auto* reply = reinterpret_cast<const nlmsghdr*>(answer.data());
-  if (reply->nlmsg_type == SOCK_DIAG_BY_FAMILY) {
+  if (reply->nlmsg_type == SOCK_DIAG_BY_FAMILY &&
+      mnl_nlmsg_get_payload_len(reply) >= sizeof(inet_diag_msg)) {
     // An exact look-up falls back to a listener of that port: only an equal remote end counts.
     const auto* found = static_cast<const inet_diag_msg*>(mnl_nlmsg_get_payload(reply));
     return found->id.idiag_dport == htons(client.port);
   }
-  if (reply->nlmsg_type == NLMSG_ERROR) {
+  if (reply->nlmsg_type == NLMSG_ERROR && mnl_nlmsg_get_payload_len(reply) >= sizeof(nlmsgerr)) {
     const auto* error = static_cast<const nlmsgerr*>(mnl_nlmsg_get_payload(reply));
     return error->error != -ENOENT;
   }

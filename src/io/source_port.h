@@ -35,6 +35,7 @@ class SourcePorts {
   unsigned stride_ = 0;  // coprime to count_: every port comes once a round
   unsigned at_ = 0;
   int netlink_ = -1;
+  std::uint32_t asked_ = 0;
 };
 
 }  // namespace meshnode::io

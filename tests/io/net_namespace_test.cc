@@ -1,6 +1,10 @@
 #include "io/net_namespace.h"
 
+#include <linux/netlink.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <unistd.h>
+#include <atomic>
 #include <catch2/catch.hpp>
 #include <optional>
 #include <thread>
@@ -216,6 +220,88 @@ TEST_CASE("addresses are told as the kernel has them, and no more of them than a
   }
   ip(many);
   CHECK(addresses_in(*opened)->addresses.empty());
+}
+
+TEST_CASE("addresses that others change meanwhile hide none that stays") {
+  if (!test::may_make_namespaces()) return;
+  const TestNamespace one;
+  const auto opened = NetNamespace::at(one.path());
+  REQUIRE(opened);
+  HostKernel host;
+  NamespaceKernel kernel(host, *opened);
+  std::string lines = "link add mn0 type bridge\nlink set mn0 up\n";
+  constexpr int kStay = 1000;  // several messages of the kernel's
+  for (int i = 0; i < kStay + 2; ++i) {
+    lines += "address add 10.9." + std::to_string(i / 250) + "." + std::to_string(1 + i % 250) +
+             "/32 dev mn0\n";
+  }
+  const IpAddress first = *IpAddress::parse("10.9.0.1");
+  const IpAddress second = *IpAddress::parse("10.9.0.2");
+  REQUIRE(kernel.run({"ip", "-batch", "-"}, lines)->exit_code == 0);
+  std::string flapping;  // the first of the list: all that follow change places
+  for (int i = 0; i < 2000; ++i) {
+    flapping += "address del 10.9.0.1/32 dev mn0\naddress add 10.9.0.1/32 dev mn0\n"
+                "address del 10.9.0.2/32 dev mn0\naddress add 10.9.0.2/32 dev mn0\n";
+  }
+  std::atomic<bool> over = false;
+  std::thread others([&] {
+    HostKernel own;
+    NamespaceKernel in(own, *opened);
+    while (!over) static_cast<void>(in.run({"ip", "-batch", "-"}, flapping));
+  });
+  std::size_t listed = 0;
+  std::size_t short_ones = 0;
+  for (int i = 0; i < 2000; ++i) {
+    const auto now = addresses_in(*opened);
+    if (!now) continue;
+    ++listed;
+    const auto stays = [&](const IpAddress& ip) { return ip != first && ip != second; };
+    if (std::count_if(now->addresses.begin(), now->addresses.end(), stays) != kStay) ++short_ones;
+  }
+  over = true;
+  others.join();
+  CHECK(short_ones == 0);
+  CHECK(listed > 0);
+}
+
+TEST_CASE("whoever is root in a namespace does not answer for the kernel") {
+  if (!test::may_make_namespaces()) return;
+  const TestNamespace one;
+  const auto opened = NetNamespace::at(one.path());
+  REQUIRE(opened);
+  HostKernel host;
+  NamespaceKernel kernel(host, *opened);
+  REQUIRE(kernel
+              .run({"ip", "-batch", "-"},
+                   "link add mn0 type bridge\nlink set mn0 up\naddress add 10.9.8.7/32 dev mn0\n")
+              ->exit_code == 0);
+  std::atomic<bool> over = false;
+  std::thread root([&] {
+    const InNamespace inside(*opened);
+    const int liar = ::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+    sockaddr_nl own{};
+    own.nl_family = AF_NETLINK;
+    own.nl_pid = 4'000'000'000U;  // the process's number is for who asks
+    ::bind(liar, reinterpret_cast<const sockaddr*>(&own), sizeof own);
+    nlmsghdr done{NLMSG_LENGTH(0), NLMSG_DONE, NLM_F_MULTI, 0, 0};
+    sockaddr_nl to{};
+    to.nl_family = AF_NETLINK;
+    to.nl_pid = static_cast<unsigned>(::getpid());
+    while (!over) {
+      // Refused when it meets a connected socket, and when it meets none.
+      ::sendto(liar, &done, sizeof done, MSG_DONTWAIT, reinterpret_cast<const sockaddr*>(&to),
+               sizeof to);
+    }
+    ::close(liar);
+  });
+  unsigned whole = 0;
+  for (int i = 0; i < 3000; ++i) {
+    const auto now = addresses_in(*opened);
+    if (now && now->addresses.size() == 1) ++whole;
+  }
+  over = true;
+  root.join();
+  CHECK(whole == 3000);
 }
 
 TEST_CASE("namespaces are found by the processes in them, each once, without the own") {

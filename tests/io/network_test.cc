@@ -1,6 +1,7 @@
 #include "io/network.h"
 
 #include <arpa/inet.h>
+#include <linux/netlink.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <sys/resource.h>
@@ -599,6 +600,37 @@ TEST_CASE("a live connection's 4-tuple is known to be in use, any other is not")
   other.port = 1;
   // The listener of that port must not pass for a connection.
   CHECK_FALSE(ports.in_use(other, joined.listening.address));
+}
+
+TEST_CASE("what others send to the socket that asks is not taken for the kernel's answer") {
+  if (::geteuid() != 0) return;
+  Joined joined;
+  const int asking = ::socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
+  sockaddr_nl own{};
+  own.nl_family = AF_NETLINK;
+  socklen_t size = sizeof own;
+  REQUIRE(::bind(asking, reinterpret_cast<const sockaddr*>(&own), size) == 0);
+  REQUIRE(::getsockname(asking, reinterpret_cast<sockaddr*>(&own), &size) == 0);
+  struct {
+    nlmsghdr header;
+    nlmsgerr none;
+  } lie{};
+  lie.header.nlmsg_len = sizeof lie;
+  lie.header.nlmsg_type = NLMSG_ERROR;
+  lie.none.error = -ENOENT;
+  const int liar = ::socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
+  const auto say_so = [&](unsigned number) {
+    lie.header.nlmsg_seq = number;
+    return ::sendto(liar, &lie, sizeof lie, MSG_DONTWAIT, reinterpret_cast<const sockaddr*>(&own),
+                    sizeof own);
+  };
+  REQUIRE(say_so(1) == sizeof lie);
+  io::SourcePorts ports(0, 1, asking);
+  CHECK(say_so(2) < 0);
+  for (int i = 0; i < 3; ++i) {
+    CHECK(ports.in_use(joined.near->local_address(), joined.listening.address));
+  }
+  ::close(liar);
 }
 
 TEST_CASE("a source address whose ports are all in use is a limit, and says so") {
