@@ -19,6 +19,21 @@ generator included. `added` is the difference from direct in the same round. How
 what is and isn't alike: [README.md](README.md).
 """
 
+# What meshnode is to reach: the start of a metric's name, whether its figure or its ratio to HAProxy
+# counts, and the bound.
+TARGETS = [
+    ("Gbit/s", "ratio", "at least", 1.25),
+    ("CPU s, proxies, per", "ratio", "at most", 0.75),
+    ("p50 ms, added", "ratio", "at most", 0.75),
+    ("p90 ms, added", "ratio", "at most", 0.75),
+    ("PSS MiB a host, before", "figure", "at most", 11.44),  # 12 MB
+    ("PSS KiB a connection", "figure", "at most", 32),
+]
+MISSED = """
+Why a missed one is missed, by profile and arithmetic:
+[decision 0012](../docs/decisions/0012-what-a-user-space-pair-can-reach.md).
+"""
+
 
 def collect(records):
     """{(case, metric): {arm: [value a round]}}, rounds in step across arms."""
@@ -81,7 +96,31 @@ def markdown(records, arms, rounds, about):
             between = ratio(row)
             cells.append("–" if between is None else f"{between:.2f}")
             lines.append(f"| {case.title} | {metric} | " + " | ".join(cells) + " |")
+    rows = against_targets(table)
+    if rows:
+        lines += ["", "## Against the targets", "",
+                  "| case | metric | target | reached | |", "|---|---|---|---:|---|", *rows]
+        if any("missed" in row for row in rows):
+            lines += ["", MISSED.strip()]
     return "\n".join(lines) + "\n"
+
+
+def against_targets(table):
+    """A row for each measured metric that has a target; [] when none was measured."""
+    rows = []
+    for case in CASES:
+        for (name, metric), row in table.items():
+            for start, kind, bound, value in TARGETS:
+                if name != case.name or not metric.startswith(start):
+                    continue
+                reached = ratio(row) if kind == "ratio" else median(row.get("meshnode", {}))
+                if reached is None:
+                    continue
+                met = reached >= value if bound == "at least" else reached <= value
+                of = " of HAProxy's" if kind == "ratio" else ""
+                rows.append(f"| {case.title} | {metric} | {bound} {value:g}{of} | {reached:.2f} | "
+                            f"{'met' if met else '**missed**'} |")
+    return rows
 
 
 def first_line(*argv):
