@@ -45,7 +45,8 @@ class Stream {
   virtual void set_events(StreamEvents* events) = 0;
   /// Reading is off until the first call.
   virtual void start_reading() = 0;
-  /// No on_data() or on_end() until start_reading() is called again.
+  /// No on_data() or on_end() until start_reading() is called again; a reset is told all the same,
+  /// soon, unless bytes came before it.
   virtual void stop_reading() = 0;
   /// Gives the kernel what it takes now and queues a copy of the rest; the caller bounds the
   /// queue by looking at queued().

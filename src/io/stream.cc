@@ -206,7 +206,7 @@ void UvStream::on_written(std::size_t size, int status) {
     // comes to its end behind that: to the kernel the connection is over both ways.
     broken_ = broken_ != 0 ? broken_ : status;
     if (!reading_) {
-      fail_with(status);
+      check_alive();
     }
     return;
   }

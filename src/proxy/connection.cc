@@ -8,6 +8,8 @@ Connection::Connection(ProxyContext& context, ConnectionSet& all, std::unique_pt
                        telemetry::Reporter reporter)
     : context_(context), stream_(std::move(stream)), all_(all) {
   labels_.reporter = reporter;
+  stream_->set_events(static_cast<StreamEvents*>(this));
+  stream_->stop_reading();
 }
 
 void Connection::begin(std::unique_ptr<Stream> far) {
@@ -19,6 +21,7 @@ void Connection::begin(std::unique_ptr<Stream> far) {
 }
 
 void Connection::record_refusal(telemetry::Flag flag, const std::string& reason) {
+  stream_->set_events(nullptr);
   context_.telemetry.refused(labels_, addresses_, flag, reason);
   all_.remove(*this);
 }
@@ -39,7 +42,23 @@ void Connection::on_pipe_done(const std::string& error, bool silent) {
   all_.remove(*this);
 }
 
+void Connection::on_error(const Error& error) {
+  give_up();
+  record_refusal(telemetry::Flag::kConnect, "the caller left before it was through: " +
+                                                error.message);
+}
+
+std::size_t Connection::buffered() const {
+  return pipe_ ? pipe_->buffered() : stream_->queued() + stream_->unread();
+}
+
 void Connection::cut(const std::string& why) {
+  if (!pipe_) {
+    give_up();
+    record_refusal(telemetry::Flag::kOverload, why);
+    stream_->reset();
+    return;
+  }
   pipe_->abort();
   record_->close(telemetry::Flag::kOverload, why);
   all_.remove(*this);

@@ -18,9 +18,10 @@ class ConnectionSet;
 /// A connection that keeps less in memory is not worth cutting for it.
 inline constexpr std::size_t kWorthCutting = std::size_t{64} * 1024;
 
-class Connection : public Retirable, private PipeEvents {
+class Connection : public Retirable, private PipeEvents, private StreamEvents {
  public:
-  /// Ends it at both ends, as an overload; the object dies with the current callback.
+  /// Ends it at both ends, as an overload, open or not yet; the object dies with the current
+  /// callback.
   void cut(const std::string& why);
 
  protected:
@@ -32,6 +33,8 @@ class Connection : public Retirable, private PipeEvents {
   /// It never opens: logs and counts it. What to tell the caller is the derived class's; the
   /// object dies with the current callback.
   void record_refusal(telemetry::Flag flag, const std::string& reason);
+  /// Nobody waits for the far side any more: no way there is to be tried from here on.
+  virtual void give_up() { dial_.reset(); }
 
   ProxyContext& context_;
   std::unique_ptr<Stream> stream_;  ///< the caller's, until begin()
@@ -42,9 +45,14 @@ class Connection : public Retirable, private PipeEvents {
  private:
   friend class ConnectionSet;
 
-  std::size_t buffered() const { return pipe_ ? pipe_->buffered() : 0; }
+  std::size_t buffered() const;
   void on_piped(bool from_caller, std::size_t bytes) override;
   void on_pipe_done(const std::string& error, bool silent) override;
+  // Until begin() the caller is not read from; it can only go.
+  void on_data(MutableBytes) override {}
+  void on_end() override {}
+  void on_drained() override {}
+  void on_error(const Error& error) override;
 
   ConnectionSet& all_;
   std::unique_ptr<telemetry::ConnectionRecord> record_;

@@ -565,6 +565,7 @@ void HboneSession::request_complete(HboneStream& stream) {
   if (draining_) {
     nghttp2_submit_rst_stream(session_, NGHTTP2_FLAG_NONE, stream.id_, NGHTTP2_REFUSED_STREAM);
     detach(stream);
+    events_->on_streams_changed();
     return;
   }
   ConnectRequest request = std::exchange(stream.request_, {});

@@ -82,8 +82,6 @@ class HboneStream final : public Stream {
 
   /// Memory of what waits to be sent: at most twice queued(), and a little.
   std::size_t send_buffer() const { return waiting_.capacity(); }
-  /// What ended it before anybody listened.
-  const std::optional<Error>& lost() const { return lost_; }
   /// Server only: 200 opens the stream for bytes, anything else ends it.
   void respond(int status);
 

@@ -119,6 +119,10 @@ class Outbound::Captured final : public Connection, private DialEvents, private 
     record_refusal(flag, reason);
     stream_->reset();
   }
+  void give_up() override {
+    Connection::give_up();
+    request_.reset();
+  }
 
   Pool& pool_;
   std::shared_ptr<const snapshot::LocalWorkload> caller_;

@@ -4,55 +4,13 @@
 #include <string>
 #include <vector>
 
+#include "proxy/caller.h"
 #include "proxy/load.h"
-#include "proxy/node.h"
-#include "proxy/tunnels.h"
 
 using namespace meshnode;
 using namespace meshnode::proxy;
 using namespace meshnode::proxy::test;
 using telemetry::Limit;
-
-namespace {
-
-/// A tunnel to node b by a peer at an address of its own.
-struct Caller {
-  Caller(World& of, const std::string& from) : world(of), holder(context) {
-    struct Dialled final : DialEvents {
-      std::unique_ptr<Stream> stream;
-      void on_connected(std::unique_ptr<Stream> got) override { stream = std::move(got); }
-      void on_dial_failed(const Error& why) override { FAIL(why.message); }
-    } dialled;
-    DialOptions options;
-    options.to = at("10.0.0.2:15008");
-    options.source = ip(from);
-    const auto dial = world.network.dial(options, &dialled);
-    world.loop.run();
-    REQUIRE(dialled.stream);
-    holder.open(Role::kClient, std::move(dialled.stream), credential_for(kProduct));
-    world.loop.run();
-  }
-  ~Caller() {
-    stream.reset();
-    holder.tunnel.reset();
-    world.loop.run();
-  }
-  void ask() {
-    answer = {};
-    stream.reset();
-    stream = holder.tunnel->connect(request_to("10.0.0.2:9080"), &answer);
-    REQUIRE(stream);
-    world.loop.run();
-  }
-  World& world;
-  Recorders recorders;
-  ProxyContext context{recorders.context(world.loop, world.network, nullptr)};
-  TunnelHolder holder;
-  Answer answer;
-  std::unique_ptr<HboneStream> stream;
-};
-
-}  // namespace
 
 TEST_CASE("tunnels are counted by the whole address, also of IPv6") {
   Load load;

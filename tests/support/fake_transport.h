@@ -54,6 +54,7 @@ struct FakeConnection {
     bool reading = false;
     bool closed = false;         // the stream was destroyed
     bool noticed = false;        // tell of `error` even when not reading
+    bool watched = false;        // the same behind the last byte: stop_reading() was called
     bool dead = false;           // on_error() was called or reset() done
     std::optional<Error> error;  // not told yet
   };
@@ -95,7 +96,11 @@ class FakeStream final : public Stream {
     own().reading = true;
     schedule(side_);
   }
-  void stop_reading() override { own().reading = false; }
+  void stop_reading() override {
+    own().reading = false;
+    own().watched = true;
+    schedule(side_);
+  }
 
   void write(std::span<const Bytes> pieces) override {
     if (own().finishing) broken_rule("write() after shutdown()");
@@ -178,7 +183,8 @@ class FakeStream final : public Stream {
       return;
     }
     if (own().reading && !own().inbox.empty()) return deliver_data();
-    if (own().error && (own().reading || own().noticed)) {
+    const bool watched = own().watched && own().inbox.empty();
+    if (own().error && (own().reading || own().noticed || watched)) {
       own().dead = true;
       Error error = *std::exchange(own().error, std::nullopt);
       call([&] { events_->on_error(error); });
