@@ -19,8 +19,8 @@ generator included. `added` is the difference from direct in the same round. How
 what is and isn't alike: [README.md](README.md).
 """
 
-# What meshnode is to reach: the start of a metric's name, whether its figure or its ratio to HAProxy
-# counts, and the bound.
+# What meshnode is to reach: the start of a metric's name, whether its figure or its ratio to
+# HAProxy counts, and the bound.
 TARGETS = [
     ("Gbit/s", "ratio", "at least", 1.25),
     ("CPU s, proxies, per", "ratio", "at most", 0.75),
