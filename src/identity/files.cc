@@ -125,8 +125,8 @@ State FileIdentities::update(const SpiffeId& identity, Kept& kept, WallTime now)
     const tls::Credential& last = *kept.good->credential;
     state.problems.push_back(
         {kRejected,
-         fmt::format("{}: valid from {} to {}, not now ({})", paths_of(directory_, identity).chain,
-                     rfc3339(last.not_before()), rfc3339(last.not_after()), rfc3339(now)),
+         fmt::format("{}: valid from {} to {}, not now", paths_of(directory_, identity).chain,
+                     rfc3339(last.not_before()), rfc3339(last.not_after())),
          "renew tls.crt and tls.key; compare the clocks if they should be valid"});
   }
   if (state.credential && now >= expiring_from(*state.credential)) {

@@ -61,6 +61,7 @@ struct Loaded {
 Result<Loaded> load(const Storage& storage, const std::string& directory, const SpiffeId& wanted,
                     WallTime now);
 
+/// Equal from look to look while nothing changes: no message has the time of the look in it.
 struct Problem {
   std::string_view code;  ///< certificate-rejected or certificate-expiring
   std::string message;

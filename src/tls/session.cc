@@ -224,6 +224,9 @@ ssl_verify_result_t OpenSession::on_verify(SSL* ssl, std::uint8_t* alert) {
   std::optional<Refusal> refusal = session->verify();
   if (!refusal) return ssl_verify_ok;
   session->handshake_->refusal = std::move(refusal->reason);
+  if (refusal->of_dates) {
+    session->handshake_->refusal += "; the time here is " + rfc3339(session->handshake_->now());
+  }
   *alert = refusal->alert;
   return ssl_verify_invalid;
 }

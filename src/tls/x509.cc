@@ -62,15 +62,15 @@ std::optional<Refusal> check_dates(const X509* certificate, WallTime now, std::s
   // BoringSSL's own path check counts the last second as expired too.
   if (now >= validity.not_after) {
     return Refusal{SSL_AD_CERTIFICATE_EXPIRED,
-                   fmt::format("{} expired at {}; the time here is {}: renew it, or a clock is "
-                               "off",
-                               what, rfc3339(validity.not_after), rfc3339(now))};
+                   fmt::format("{} expired at {}: renew it, or a clock is off", what,
+                               rfc3339(validity.not_after)),
+                   true};
   }
   if (now < validity.not_before) {
     return Refusal{SSL_AD_BAD_CERTIFICATE,
-                   fmt::format("{} is not yet valid, only from {}; the time here is {}: a clock "
-                               "is off",
-                               what, rfc3339(validity.not_before), rfc3339(now))};
+                   fmt::format("{} is not yet valid, only from {}: a clock is off", what,
+                               rfc3339(validity.not_before)),
+                   true};
   }
   return std::nullopt;
 }
@@ -93,8 +93,7 @@ std::uint8_t path_alert(int error) {
   }
 }
 
-std::string path_reason(X509_STORE_CTX* context, WallTime now) {
-  int error = X509_STORE_CTX_get_error(context);
+std::string path_reason(X509_STORE_CTX* context, int error, WallTime now) {
   // At the depth limit the search for an issuer just stops.
   if (error == X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY &&
       X509_STORE_CTX_get_error_depth(context) + 1 >= static_cast<int>(kMaxChain)) {
@@ -308,8 +307,10 @@ std::optional<Refusal> check_path(X509_STORE* roots, const std::vector<Certifica
   const bool verified = X509_verify_cert(context.get()) == 1;
   ERR_clear_error();  // also of a certificate it had no need of
   if (!verified) {
-    return Refusal{path_alert(X509_STORE_CTX_get_error(context.get())),
-                   path_reason(context.get(), now)};
+    const int error = X509_STORE_CTX_get_error(context.get());
+    return Refusal{
+        path_alert(error), path_reason(context.get(), error, now),
+        error == X509_V_ERR_CERT_HAS_EXPIRED || error == X509_V_ERR_CERT_NOT_YET_VALID};
   }
   const STACK_OF(X509)* path = X509_STORE_CTX_get0_chain(context.get());
   std::size_t length = sk_X509_num(path);

@@ -23,6 +23,7 @@ using CertificatePtr = bssl::UniquePtr<X509>;
 struct Refusal {
   std::uint8_t alert = SSL_AD_BAD_CERTIFICATE;
   std::string reason;
+  bool of_dates = false;  ///< for a person to compare with the time here, which `reason` leaves out
 };
 
 /// What the holder of a leaf does with it: decides which extended key usage it needs.

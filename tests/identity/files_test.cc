@@ -227,6 +227,7 @@ TEST_CASE("an expired certificate is dropped though its files have not changed")
   CHECK_FALSE(gone.credential);
   REQUIRE(gone.problems.size() == 1);
   CHECK_THAT(gone.problems[0].message, Contains("to 2026-01-02T00:00:00Z, not now"));
+  CHECK(only(identities, kNow + 25h).problems == gone.problems);
 }
 
 TEST_CASE("the last third of the lifetime is announced from its first moment") {
@@ -250,6 +251,8 @@ TEST_CASE("a certificate that becomes valid later is taken up without a change o
   State early = only(identities, kNow);
   CHECK_FALSE(early.credential);
   CHECK_THAT(early.problems.at(0).message, Contains("not yet valid"));
+  // The same words from look to look: others mean that something has changed.
+  CHECK(only(identities, kNow + 1s).problems == early.problems);
   CHECK(only(identities, kNow + 1h).credential);
 }
 
