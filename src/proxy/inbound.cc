@@ -24,6 +24,10 @@ class Inbound::Delivered final : public Connection, private DialEvents {
     addresses_.source = source;
   }
   ~Delivered() override { *alive_ = false; }
+  void give_up() override {
+    Connection::give_up();
+    *alive_ = false;
+  }
 
   void describe_caller(const SpiffeId* identity) {
     const snapshot::Snapshot& snapshot = *context_.snapshot;
@@ -76,19 +80,12 @@ class Inbound::Delivered final : public Connection, private DialEvents {
     // them, is not worth a socket.
     context_.executor.defer([this, options, alive = alive_] {
       if (*alive) {
-        dial(options);
+        dial_ = context_.network.dial(options, this);
       }
     });
   }
 
  private:
-  void dial(const DialOptions& options) {
-    if (hbone_->lost()) {
-      record_refusal(telemetry::Flag::kConnect, hbone_->lost()->message);
-      return;
-    }
-    dial_ = context_.network.dial(options, this);
-  }
   void on_connected(std::unique_ptr<Stream> program) override {
     if (hbone_ != nullptr) {
       hbone_->respond(200);
@@ -263,9 +260,10 @@ void Inbound::on_connect(Tunnel& tunnel, std::unique_ptr<HboneStream> stream,
   Delivered& started = connections_.add(
       std::make_unique<Delivered>(*this, std::move(stream), hbone, tunnel.peer_address()));
   started.describe_caller(&tunnel.session().peer().identity);
-  // A name becomes a metric label: only one that the mesh knows, or a peer could make up thousands.
+  // A name becomes a metric label: only one that the callee is known by, or a peer could make up
+  // thousands, and count as the caller of any.
   std::string host = forwarded_host(request.forwarded);
-  if (!context_.snapshot->hostnames.contains(host)) {
+  if (!plan.callee || !plan.callee->hostnames.contains(host)) {
     host.clear();
   }
   started.start(plan, arrival, std::move(host));

@@ -1,6 +1,7 @@
 #include "snapshot/build.h"
 
 #include <algorithm>
+#include <set>
 #include <unordered_set>
 #include <utility>
 #include <vector>
@@ -77,9 +78,6 @@ class Builder {
     snapshot->revision = revision;
     snapshot->preserve_source_address = catalog_.node.preserve_source_address;
     snapshot->limits = catalog_.node.proxy_limits;
-    for (const model::CatalogService& service : catalog_.services) {
-      snapshot->hostnames.insert(service.hostname);
-    }
     add_workloads(*snapshot);
     add_inbound(*snapshot);
     add_routes(*snapshot);
@@ -88,7 +86,20 @@ class Builder {
   }
 
  private:
+  std::vector<std::set<std::string>> hostnames_of_workloads() const {
+    std::vector<std::set<std::string>> hostnames(catalog_.workloads.size());
+    for (const model::CatalogRoute& route : catalog_.routes) {
+      if (!route.service) continue;
+      for (const model::CatalogEndpoint& endpoint : route.endpoints) {
+        const auto local = catalog_.members[endpoint.member].local;
+        if (local) hostnames[*local].insert(catalog_.services[*route.service].hostname);
+      }
+    }
+    return hostnames;
+  }
+
   void add_workloads(Snapshot& snapshot) {
+    auto hostnames = hostnames_of_workloads();
     for (std::size_t i = 0; i < catalog_.workloads.size(); ++i) {
       const model::CatalogWorkload& from = catalog_.workloads[i];
       auto workload = std::make_shared<LocalWorkload>();
@@ -99,6 +110,7 @@ class Builder {
       workload->ports = from.ports;
       workload->is_default = from.is_default;
       workload->own = from.own;
+      workload->hostnames = std::move(hostnames[i]);
       workload->shares_addresses = from.place == Place::kHost;
       if (from.place == Place::kNamespace) workload->space = workload->slot;
       const bool identified = !workload->identity.trust_domain().empty();

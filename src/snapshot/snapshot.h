@@ -9,10 +9,10 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <unordered_map>
-#include <unordered_set>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -55,6 +55,7 @@ struct LocalWorkload {
   bool may_be_at(const IpAddress& source) const {
     return space == 0 || std::find(own.begin(), own.end(), source) != own.end();
   }
+  std::set<std::string> hostnames;  ///< of the services it is behind
   bool shares_addresses = true;  ///< has neither an address of the host nor a namespace to itself
   bool declares(std::uint16_t port) const {
     return std::binary_search(ports.begin(), ports.end(), port);
@@ -114,7 +115,6 @@ class Snapshot {
   std::unordered_map<std::string, std::shared_ptr<const LocalWorkload>> by_server_name;
   std::unordered_map<std::uint16_t, std::shared_ptr<const LocalWorkload>> by_slot;
   std::unordered_map<SpiffeId, Party> parties;       ///< known workloads by identity
-  std::unordered_set<std::string> hostnames;           ///< of all services
   std::unordered_map<IpAddress, Party> party_by_ip;  ///< known workloads by address, where one only
 
   const Route* route(const SocketAddress& destination) const;

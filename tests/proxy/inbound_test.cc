@@ -196,14 +196,18 @@ TEST_CASE("the program sees the tunnel peer's address, whatever the request says
   CHECK(dials[0].timeout == 10s);
 }
 
-TEST_CASE("a service name of the mesh becomes a label, one that a peer made up does not") {
+TEST_CASE("a name of the callee's becomes a label, another's or one that was made up does not") {
   World world;
+  world.b.enrol(kRatings, 2, {7070}, credential_for(kRatings), {"ratings.bookinfo.mesh.internal"});
   world.open();
   auto program = world.network.serve(at("10.0.0.2:9080"));
   Peer peer(world, credential_for(kProduct));
   const std::string known = "reviews.bookinfo.mesh.internal";
   const std::string said = GENERATE(as<std::string>{}, "reviews.bookinfo.mesh.internal",
-                                    "made-up-4711.example");
+                                    "ratings.bookinfo.mesh.internal", "made-up-4711.example");
+  peer.ask("10.0.0.2:1", said);
+  REQUIRE(world.b.refusals().size() == 1);
+  CHECK(world.b.refusals()[0].labels.service.empty());
   peer.ask("10.0.0.2:9080", said);
   REQUIRE(world.b.opened().size() == 1);
   CHECK(world.b.opened()[0]->labels.service == (said == known ? known : ""));

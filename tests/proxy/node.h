@@ -4,6 +4,7 @@
 
 #include <catch2/catch.hpp>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -23,9 +24,11 @@ struct Node {
     snapshot->trust_domain = "example.internal";
   }
   void enrol(const SpiffeId& identity, std::uint16_t slot, std::vector<std::uint16_t> ports,
-             std::shared_ptr<const tls::Credential> credential) {
-    test::enrol(*snapshot, workload(identity, slot, std::move(ports), std::move(credential)),
-                {v4, v6, ip("127.0.0.1"), ip("::1")});
+             std::shared_ptr<const tls::Credential> credential,
+             std::set<std::string> hostnames = {}) {
+    auto one = workload(identity, slot, std::move(ports), std::move(credential));
+    one->hostnames = std::move(hostnames);
+    test::enrol(*snapshot, one, {v4, v6, ip("127.0.0.1"), ip("::1")});
   }
   void route(const std::string& to, std::vector<snapshot::Endpoint> endpoints,
              std::optional<snapshot::ServiceRef> service = std::nullopt) {
@@ -69,8 +72,7 @@ struct World {
   World() {
     a.enrol(kProduct, 1, {8080}, credential_for(kProduct));
     a.enrol(kRatings, 2, {7070}, credential_for(kRatings));
-    b.enrol(kReviews, 1, {9080}, credential_for(kReviews));
-    b.snapshot->hostnames.insert("reviews.bookinfo.mesh.internal");
+    b.enrol(kReviews, 1, {9080}, credential_for(kReviews), {"reviews.bookinfo.mesh.internal"});
     a.route("10.0.0.2:9080", {tunnelled("10.0.0.2:9080", kReviews, "10.0.0.2:15008")});
     a.route("[fd00::2]:9080", {tunnelled("[fd00::2]:9080", kReviews, "[fd00::2]:15008")});
     a.route("10.99.0.1:80", {tunnelled("10.0.0.2:9080", kReviews, "10.0.0.2:15008")},

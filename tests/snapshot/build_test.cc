@@ -98,6 +98,7 @@ TEST_CASE("a virtual address leads to the local and the far endpoint") {
   CHECK(local.via == Endpoint::Via::kLocal);
   CHECK(local.address == at("10.77.0.1:9080"));
   CHECK(local.local->id == WorkloadId{"shop", "web"});
+  CHECK(local.local->hostnames == std::set<std::string>{"store.shop.mesh.internal"});
   const Endpoint& far = route->endpoints[1];
   CHECK(far.via == Endpoint::Via::kTunnel);
   CHECK(far.address == at("10.77.0.2:9080"));
