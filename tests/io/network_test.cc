@@ -577,6 +577,28 @@ TEST_CASE("a reset is noticed also while nothing is read, but not before what ca
   CHECK(joined.far_ear.data == (data ? "first this" : ""));
 }
 
+TEST_CASE("who is not read from yet is missed when it goes, and what it said before is not lost") {
+  Joined joined;
+  joined.far->stop_reading();
+  const bool spoke = GENERATE(false, true);
+  if (spoke) {
+    say(*joined.near, "first this");
+  }
+  joined.near->reset();
+  if (!spoke) {
+    joined.until([&] { return joined.far_ear.error.has_value(); });
+    CHECK(joined.far_ear.error->code == ErrorCode::kReset);
+    return;
+  }
+  // Writing meets the reset; what came before it is still there to be read.
+  auto again = joined.loop.timer([&] { say(*joined.far, "anybody?"); });
+  again->start(50ms);
+  auto later = joined.loop.timer([&] { joined.far->start_reading(); });
+  later->start(300ms);
+  joined.until([&] { return joined.far_ear.error.has_value(); });
+  CHECK(joined.far_ear.data == "first this");
+}
+
 TEST_CASE("a stream dropped in the middle is a reset, one that was shut down is not") {
   const bool orderly = GENERATE(false, true);
   Joined joined;
