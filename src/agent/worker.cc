@@ -15,6 +15,7 @@
 #include "admin/server.h"
 #include "agent/capture_request.h"
 #include "agent/configuration.h"
+#include "agent/departing.h"
 #include "agent/listener_set.h"
 #include "agent/load_watch.h"
 #include "agent/proxy_threads.h"
@@ -154,6 +155,7 @@ class Worker {
   CgroupOwners cgroups_;
   std::shared_ptr<const snapshot::Snapshot> snapshot_;
   Superseded superseded_;
+  Departing departing_;
   std::uint64_t revision_ = 0;
   std::vector<std::pair<WorkloadId, std::string>> matches_;
   std::unique_ptr<supervisor::CaptureReport> capture_;
@@ -305,6 +307,7 @@ void Worker::look() {
     assign_slots();
   }
   changed = refresh_identities() || changed;
+  changed = departing_.forget(loop_.now()) || changed;
   if (changed || !snapshot_) {
     rebuild();
   }
@@ -440,11 +443,15 @@ void Worker::rebuild() {
       at.problem = state.problems.front().message;
     }
   }
+  if (snapshot_) {
+    departing_.compare(*snapshot_, slots_, loop_.now());
+  }
   superseded_.keep(std::move(snapshot_));
-  snapshot_ = snapshot::build(catalog_, slots_, credentials, ++revision_);
+  snapshot_ = snapshot::build(catalog_, slots_, credentials, ++revision_, departing_.all());
   hub_.agent().snapshot_revision.set(static_cast<std::int64_t>(revision_));
   if (proxies_) {
-    // First who is known, then who is steered here: a caller never meets a stranger's snapshot.
+    // First who is known, then who is steered here: a caller never meets a stranger's snapshot. Who
+    // is not any more is known until the rules have followed (departing_).
     proxies_->swap(snapshot_);
     send_capture();
     send_settings();

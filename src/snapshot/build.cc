@@ -71,7 +71,7 @@ class Builder {
     for (const model::Member& member : catalog.members) parties_.push_back(party_of(member));
   }
 
-  std::shared_ptr<const Snapshot> run(std::uint64_t revision) {
+  std::shared_ptr<Snapshot> run(std::uint64_t revision) {
     auto snapshot = std::make_shared<Snapshot>();
     snapshot->node_name = catalog_.node_name;
     snapshot->trust_domain = catalog_.node.trust_domain;
@@ -227,8 +227,11 @@ class Builder {
 }  // namespace
 
 std::shared_ptr<const Snapshot> build(const model::Catalog& catalog, const SlotTable& slots,
-                                      const Credentials& credentials, std::uint64_t revision) {
-  return Builder(catalog, slots, credentials).run(revision);
+                                      const Credentials& credentials, std::uint64_t revision,
+                                      const Departed& departed) {
+  auto snapshot = Builder(catalog, slots, credentials).run(revision);
+  for (const auto& workload : departed) snapshot->by_slot.emplace(workload->slot, workload);
+  return snapshot;
 }
 
 }  // namespace meshnode::snapshot

@@ -57,6 +57,23 @@ def test_reloads_under_load_fail_and_cut_nothing(own_mesh):
             assert host.status()["health"] == "ok", host.problems()
 
 
+def test_a_caller_that_is_renamed_or_leaves_loses_no_connection(own_mesh):
+    mesh = own_mesh
+    with mesh.b.serve(traffic.echo_server, ECHO, uid=WEB), \
+            Load(mesh, held=4, stranger=False) as load:
+        for number in range(system.scaled(40, 8)):
+            name = f"client-{number % 3}"
+            mine = [] if number % 4 == 3 else [
+                meshes.workload(name, meshes.by_user(CLIENT), account="client")]
+            mesh.a.write("workloads.yaml", meshes.documents(*mine) if mine else "")
+            eventually(lambda: {each["name"] for each in mesh.a.status()["workloads"]} ==
+                       ({name} if mine else set()), 5)
+            time.sleep(random.uniform(0, 0.5))
+        print(load.all_served(), "connections")
+        # What is forgotten, a while after its rules are: nothing is refused for want of a name.
+        assert "no workload is enrolled" not in mesh.a.log()
+
+
 def many_entries(count, label):
     text = []
     for number in range(count):

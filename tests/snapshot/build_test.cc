@@ -81,6 +81,23 @@ SocketAddress at(const char* text) { return *SocketAddress::parse(text); }
 
 }  // namespace
 
+TEST_CASE("who has left is a caller still, but no workload, no callee and nobody's certificate") {
+  auto left = std::make_shared<LocalWorkload>();
+  left->id = {"shop", "left"};
+  left->slot = 77;
+  left->ports = {4711};
+  left->own = {*IpAddress::parse("10.77.0.1")};
+  auto usurper = std::make_shared<LocalWorkload>();
+  usurper->slot = 1;
+  const model::Catalog catalog = catalog_of(kNode + kWeb, {*IpAddress::parse("10.77.0.1")});
+  const auto snapshot = build(catalog, slots_of(catalog), {}, 7, {left, usurper});
+  CHECK(snapshot->caller(77) == left);
+  CHECK(snapshot->workloads.size() == 1);
+  CHECK(snapshot->caller(1) == snapshot->workloads[0]);
+  CHECK_FALSE(snapshot->callee(at("10.77.0.1:4711"), 0));
+  CHECK(snapshot->by_address.empty());
+}
+
 TEST_CASE("a virtual address leads to the local and the far endpoint") {
   const auto snapshot = snapshot_of(kNode + kWeb + kClient + kRemote + kService);
   CHECK(snapshot->node_name == "web-1");
