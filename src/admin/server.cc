@@ -51,6 +51,17 @@ class HttpServer::Connection final : public StreamEvents, public Retirable {
     stream_->start_reading();
   }
 
+  bool answering() const { return answering_; }
+  void abandon() {
+    idle_->stop();
+    lifetime_->stop();
+    stream_->stop_reading();
+    if (server_ != nullptr) {
+      release_answer();
+      std::exchange(server_, nullptr)->remove(this);
+    }
+  }
+
   void on_data(MutableBytes data) override {
     if (server_ == nullptr) return;
     if (answering_) {
@@ -91,6 +102,7 @@ class HttpServer::Connection final : public StreamEvents, public Retirable {
 
   void send(Response response) {
     answering_ = true;
+    server_->pause_if_full();
     std::size_t others = server_->answers_;
     if (others > 0 && others + response.body.size() > kMaxAnswers) response = too_busy();
     server_->answers_ += response.body.size();
@@ -123,16 +135,6 @@ class HttpServer::Connection final : public StreamEvents, public Retirable {
     if (ended_ && shut_) abandon();
   }
 
-  void abandon() {
-    idle_->stop();
-    lifetime_->stop();
-    stream_->stop_reading();
-    if (server_ != nullptr) {
-      release_answer();
-      std::exchange(server_, nullptr)->remove(this);
-    }
-  }
-
   HttpServer* server_;  ///< null once retired
   std::unique_ptr<Stream> stream_;
   std::unique_ptr<Timer> idle_;
@@ -154,14 +156,26 @@ HttpServer::~HttpServer() = default;
 Status HttpServer::listen(int descriptor) {
   auto listener = network_.listen(descriptor, this);
   if (!listener) return fail(listener.error());
-  if (connections_.size() >= kMaxConnections) (*listener)->pause();
   listeners_.push_back(std::move(*listener));
+  pause_if_full();
   return {};
 }
 
 void HttpServer::on_accept(std::unique_ptr<Stream> stream) {
+  if (connections_.size() >= kMaxConnections) {
+    if (Connection* oldest = oldest_waiting()) oldest->abandon();
+  }
   connections_.push_back(std::make_unique<Connection>(*this, std::move(stream)));
-  if (connections_.size() < kMaxConnections) return;
+}
+
+HttpServer::Connection* HttpServer::oldest_waiting() const {
+  const auto found = std::find_if(connections_.begin(), connections_.end(),
+                                  [](const auto& each) { return !each->answering(); });
+  return found == connections_.end() ? nullptr : found->get();
+}
+
+void HttpServer::pause_if_full() {
+  if (connections_.size() < kMaxConnections || oldest_waiting() != nullptr) return;
   for (auto& listener : listeners_) listener->pause();
 }
 

@@ -15,8 +15,9 @@ namespace meshnode::admin {
 
 class HttpServer final : public AcceptEvents {
  public:
-  /// Connections at once over all listeners; at the bound accepting pauses, and clients wait in
-  /// the listeners' queues.
+  /// Connections at once over all listeners. Beyond it the oldest whose request is not whole gives
+  /// way, so that who just holds connections keeps nobody out; while all are being answered,
+  /// accepting pauses, and clients wait in the listeners' queues.
   static constexpr std::size_t kMaxConnections = 64;
   /// A request must be whole this long after accepting; an answer must move on at least this
   /// often, and the client must have closed this long after it was sent.
@@ -41,6 +42,9 @@ class HttpServer final : public AcceptEvents {
 
  private:
   class Connection;
+  /// Null when all are being answered.
+  Connection* oldest_waiting() const;
+  void pause_if_full();
   void remove(Connection* connection);
 
   Network& network_;

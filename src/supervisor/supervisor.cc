@@ -175,6 +175,7 @@ void Supervisor::send(const ToWorker& message) {
 }
 
 void Supervisor::receive(const std::string& body) {
+  if (!worker_->verdict.empty()) return;  // it is being replaced; what it said behind is void
   auto message = decode_to_supervisor(body);
   if (!message) return distrust(message.error());
   if (auto* request = std::get_if<CaptureRequest>(&*message)) {

@@ -64,7 +64,8 @@ class FakeWorker {
     steering_ += std::to_string(steering.next);
     history_ = history;
     if (kind_ == Kind::kTalksNonsense && history.restarts == 0) {
-      static_cast<void>(!::write(kChannelDescriptor, "\0\0\0\2{}", 6));
+      // The second frame is nonsense of another kind, and must not be looked at any more.
+      static_cast<void>(!::write(kChannelDescriptor, "\0\0\0\2{}\0\0\0\1{", 11));
       return;
     }
     serve_tunnels(by_name);
