@@ -6,6 +6,7 @@ MESHNODE_SEED repeats a run's choices.
 import os
 import random
 import signal
+import socket
 import statistics
 import time
 
@@ -13,16 +14,16 @@ import pytest
 import system
 import traffic
 import wire
-from load import MARKER, Load
+from load import MARKER, STRANGERS, Load
 from mesh import CLIENT, ECHO, PORTS, WEB, Mesh, by_user, documents, workload
 from procs import eventually
 
 EXTRA = 9084
 LISTENING = {15001, 15006, 15008, 15020, 15021}
 SETTLED = 1.05    # a worker that lived so long is replaced without delay
-RIGHT_WITHIN = 1  # rules and sockets, after a start
-# The machine may be busy with other things: what one start of many may take.
-AT_MOST = 5
+RIGHT_WITHIN = 1  # rules, sockets and service, after a start
+AT_MOST = 5       # no test waits longer for them
+FIRST_DELAY, LONGEST_DELAY = 0.1, 1  # before a start that follows a bad one
 
 
 @pytest.fixture
@@ -67,6 +68,18 @@ class Expected:
         return True
 
 
+class Owed:
+    """How long the next start of a worker may be put off: not at all, then 0.1 s doubling to 1 s
+    while workers die within a second."""
+
+    def __init__(self):
+        self.bad = 0
+
+    def kill(self, settled):
+        self.bad = 0 if settled else self.bad + 1
+        return min(LONGEST_DELAY, FIRST_DELAY * 2 ** (self.bad - 1)) if self.bad else 0
+
+
 def descriptors(pid):
     return len(os.listdir(f"/proc/{pid}/fd"))
 
@@ -76,6 +89,19 @@ def quiet_descriptors(host):
     eventually(lambda: host.status()["connections"]["active"] == 0, 15)
     time.sleep(0.3)
     return descriptors(host.supervisor), descriptors(host.worker())
+
+
+def descriptors_under_load(mesh):
+    with Load(mesh) as load:
+        time.sleep(0.5)
+        load.end()
+    return {host: quiet_descriptors(host) for host in (mesh.a, mesh.b)}
+
+
+def descriptors_are_back(host, before):
+    supervisor, worker = quiet_descriptors(host)
+    assert supervisor == before[0], "the supervisor lost descriptors"
+    assert worker <= before[1] + 4, "the worker has more than its pooled tunnels explain"
 
 
 def percentile(values, part):
@@ -89,33 +115,47 @@ def figures(what, seconds):
 
 
 def serve_after_kill(mesh, host, pid):
-    """Seconds from the kill until a connection dialled after it is served."""
+    """When it was killed, and when connections dialled after that were served."""
     waiting = []
-    os.kill(pid, signal.SIGKILL)
     killed = time.monotonic()
+    os.kill(pid, signal.SIGKILL)
     try:
-        for _ in range(5):
-            waiting.append(mesh.a.dial(mesh.b.v4, ECHO, uid=CLIENT, timeout=15))
+        for number in range(6):
+            address = mesh.b.address((socket.AF_INET, socket.AF_INET6)[number % 2])
+            waiting.append(mesh.a.dial(address, ECHO, uid=CLIENT, timeout=15))
         waiting.append(mesh.c.dial(mesh.b.v4, ECHO, timeout=15))
         # The caller's own agent: what waits for it is served. A far agent's worker may die while
         # it answers: then the connection is lost as live ones are.
-        for sock in waiting if host is mesh.a else waiting[-1:]:
+        for sock in waiting[:-1] if host is mesh.a else []:
             traffic.ask(sock, MARKER)
-        return time.monotonic() - killed
+        traffic.ask(waiting[-1], STRANGERS)
+        return killed, time.monotonic()
     finally:
         for sock in waiting:
             sock.close()
 
 
-def plaintext(mesh):
-    """Captures what goes to declared ports in the clear."""
-    return wire.Capture(mesh.lab, f"tcp[tcpflags] & tcp-syn != 0 and portrange {PORTS[0]}-{EXTRA} "
-                                  f"or ip6 and tcp and portrange {PORTS[0]}-{EXTRA}")
-
-
 def only_the_strangers(mesh, capture):
-    assert capture.packets(f"host {mesh.c.v4}"), "the capture saw nothing at all"
-    assert capture.packets(f"not host {mesh.c.v4}") == [], "an enrolled caller was in the clear"
+    """What else went to declared ports in the clear, or came from them, in either family; and what
+    enrolled callers said, wherever it went."""
+    declared = f"tcp and portrange {PORTS[0]}-{EXTRA}"
+    stranger = f"(host {mesh.c.v4} or host {mesh.c.v6})"
+    assert capture.count(STRANGERS), "the capture saw nothing at all"
+    escaped = capture.packets(f"{declared} and not {stranger}")
+    assert escaped == [], f"an enrolled caller was in the clear: {escaped[:5]}"
+    assert capture.count(MARKER) == 0, "what an enrolled caller said was in the clear"
+
+
+def explained(outcomes, killed, kinds):
+    """Every connection of the load that failed lived while an agent was killed and not back yet,
+    and failed as it should."""
+    for served, failures in outcomes:
+        print("load:", served, "served,", len(failures), "lost with what was killed")
+        assert served
+        for kind, began, ended in failures:
+            assert kind in kinds, f"{kind} after {ended - began:.3f} s"
+            assert any(began <= back and at <= ended for at, back in killed), \
+                f"{kind} from {began:.3f} to {ended:.3f}, and nothing was killed: {killed}"
 
 
 def test_workers_killed_at_random_are_replaced_and_nothing_is_lost_but_what_they_carried(dice):
@@ -123,13 +163,11 @@ def test_workers_killed_at_random_are_replaced_and_nothing_is_lost_but_what_they
     with Mesh() as mesh, mesh.b.serve(traffic.echo_server, ECHO, uid=WEB):
         hosts = (mesh.a, mesh.b)
         expected = {host: Expected(host) for host in hosts}
-        with Load(mesh) as load:
-            time.sleep(0.5)
-            load.end()
-        baseline = {host: quiet_descriptors(host) for host in hosts}
+        baseline = descriptors_under_load(mesh)
+        owed = {host: Owed() for host in hosts}
         started = dict.fromkeys(hosts, time.monotonic())
-        served, hurried = [], []
-        with plaintext(mesh) as capture, Load(mesh) as load:
+        served, right, hurried, killed = [], [], [], []
+        with wire.Capture(mesh.lab) as capture, Load(mesh) as load:
             for number in range(kills):
                 host = dice.choice(hosts)
                 settled = dice.random() < 0.8
@@ -140,25 +178,29 @@ def test_workers_killed_at_random_are_replaced_and_nothing_is_lost_but_what_they
                 if changed:
                     expected[host].change(not expected[host].wide)
                     time.sleep(dice.uniform(0, 0.15))
-                worker = host.worker()
-                (served if settled else hurried).append(serve_after_kill(mesh, host, worker))
+                at, back = serve_after_kill(mesh, host, host.worker())
                 started[host] = time.monotonic()
+                killed.append((at, back))
+                late = owed[host].kill(settled)
+                (served if settled else hurried).append(back - at)
+                assert settled or back - at <= RIGHT_WITHIN + late, "waited longer than is told"
                 if changed or number % 10 == 0:
                     eventually(expected[host].check, AT_MOST, 0.02, "rules and sockets")
+                    right.append(time.monotonic() - at - late)
             outcomes = load.end()
         only_the_strangers(mesh, capture)
         for host in hosts:
             eventually(expected[host].check, RIGHT_WITHIN, 0.02, "rules and sockets")
             assert host.agent_running()
-            supervisor, worker = quiet_descriptors(host)
-            assert supervisor == baseline[host][0], "the supervisor lost descriptors"
-            assert worker <= baseline[host][1] + 4
+            descriptors_are_back(host, baseline[host])
             assert host.status()["health"] == "ok", host.problems()
     figures("kill to first served connection", served)
     if hurried:
         figures("the same after bad starts", hurried)
-    print("load:", outcomes)
-    assert statistics.median(served) <= RIGHT_WITHIN
+    figures("kill to rules and sockets as they should be", right)
+    explained(outcomes, killed, {"ConnectionResetError"})
+    assert percentile(served, 0.99) <= RIGHT_WITHIN
+    assert percentile(right, 0.99) <= RIGHT_WITHIN
 
 
 def kill_both(host):
@@ -179,6 +221,27 @@ def ours(host):
     return left
 
 
+def is_closed(mesh, dead):
+    for address in (mesh.b.v4, mesh.b.v6):
+        answer = traffic.try_ask(mesh.a, address, ECHO, CLIENT)
+        assert isinstance(answer, OSError), f"{dead.name} dead, {address}: {answer}"
+
+
+def serves(mesh):
+    return all(traffic.try_ask(mesh.a, address, ECHO, CLIENT) is True
+               for address in (mesh.b.v4, mesh.b.v6))
+
+
+def start_again(mesh, host, expected):
+    """Seconds from the start until rules and sockets are right, and until it serves."""
+    begun = time.monotonic()
+    host.start_agent()
+    eventually(expected.check, AT_MOST, 0.02, "rules and sockets")
+    right = time.monotonic()
+    eventually(lambda: serves(mesh), AT_MOST, 0.02, "service")
+    return right - begun, time.monotonic() - begun
+
+
 def test_both_killed_at_random_leave_the_door_closed_and_come_back_right(dice):
     rounds = system.scaled(100, 3)
     with Mesh(start=False) as mesh, mesh.b.serve(traffic.echo_server, ECHO, uid=WEB):
@@ -186,41 +249,43 @@ def test_both_killed_at_random_leave_the_door_closed_and_come_back_right(dice):
         for host in (mesh.a, mesh.b):
             host.start_agent()
         expected = {host: Expected(host) for host in (mesh.a, mesh.b)}
-        right = []
-        with plaintext(mesh) as capture, Load(mesh) as load:
+        baseline = descriptors_under_load(mesh)
+        starts, killed = [], []
+        with wire.Capture(mesh.lab) as capture, Load(mesh) as load:
             for _ in range(rounds):
                 host = dice.choice((mesh.a, mesh.b))
                 time.sleep(dice.uniform(0, 0.5))
                 if dice.random() < 0.6:
                     expected[host].change(not expected[host].wide)
                     time.sleep(dice.uniform(0, 0.15))
+                at = time.monotonic()
                 kill_both(host)
-                answer = traffic.try_ask(mesh.a, mesh.b.v4, ECHO, CLIENT)
-                assert isinstance(answer, OSError), f"{host.name} dead: {answer}"
-                begun = time.monotonic()
-                host.start_agent()
-                eventually(expected[host].check, AT_MOST, 0.02, "rules and sockets")
-                right.append(time.monotonic() - begun)
-                eventually(lambda: traffic.try_ask(mesh.a, mesh.b.v4, ECHO, CLIENT) is True, 5,
-                           what="service")
+                is_closed(mesh, host)
+                starts.append(start_again(mesh, host, expected[host]))
+                killed.append((at, time.monotonic()))
                 if dice.random() < 0.3:  # a start may be cut short as well
+                    at = time.monotonic()
                     kill_both(host)
                     host.start_agent(wait=False)
                     time.sleep(dice.uniform(0, 0.4))
                     kill_both(host)
-                    host.start_agent()
-                    eventually(expected[host].check, AT_MOST, 0.02, "rules and sockets")
+                    starts.append(start_again(mesh, host, expected[host]))
+                    killed.append((at, time.monotonic()))
             outcomes = load.end()
         only_the_strangers(mesh, capture)
         for host in (mesh.a, mesh.b):
             eventually(expected[host].check, RIGHT_WITHIN, 0.02, "rules and sockets")
+            descriptors_are_back(host, baseline[host])
+        for host in (mesh.a, mesh.b):
             kill_both(host)
             host.meshnode("capture", "remove")
             assert ours(host) == []
             assert host.routing() == bare[host]
+    right, served = zip(*starts)
     figures("start to rules and sockets as they should be", right)
-    print("load:", outcomes)
-    assert statistics.median(right) <= RIGHT_WITHIN
+    figures("start to service", served)
+    explained(outcomes, killed, {"ConnectionResetError", "ConnectionRefusedError"})
+    assert max(right) <= RIGHT_WITHIN and max(served) <= RIGHT_WITHIN
 
 
 def test_what_a_killed_agent_was_writing_does_not_come_after_capture_remove(dice):
