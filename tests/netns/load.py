@@ -59,12 +59,11 @@ def callers(channel, addresses, text, held):
     channel.receive()
 
 
-class Load:
-    """Enrolled callers on a, one of each family, and a stranger on c, all to web on b."""
+class Callers:
+    """Children that run callers()."""
 
-    def __init__(self, mesh, held=0):
-        self._children = [mesh.a.serve(callers, (mesh.b.v4, mesh.b.v6), MARKER, held, uid=CLIENT),
-                          mesh.c.serve(callers, (mesh.b.v4,), STRANGERS, 0)]
+    def __init__(self, *children):
+        self._children = children
 
     def __enter__(self):
         return self
@@ -74,7 +73,7 @@ class Load:
             child.stop()
 
     def end(self):
-        """Of the enrolled and of the stranger: how many were served, and those that were not."""
+        """By child: how many were served, and those that were not."""
         found = []
         for child in self._children:
             child.send("stop")
@@ -85,3 +84,12 @@ class Load:
         found = self.end()
         assert all(served and not failures for served, failures in found), found
         return sum(served for served, _ in found)
+
+
+class Load(Callers):
+    """Enrolled callers on a, one of each family, and a stranger on c, all to web on b."""
+
+    def __init__(self, mesh, held=0):
+        super().__init__(
+            mesh.a.serve(callers, (mesh.b.v4, mesh.b.v6), MARKER, held, uid=CLIENT),
+            mesh.c.serve(callers, (mesh.b.v4,), STRANGERS, 0))

@@ -1,19 +1,14 @@
-"""kill -9 at random moments, under load and while rules are written: what comes back is right.
-
-MESHNODE_SEED repeats a run's choices.
-"""
+"""kill -9 at random moments, under load and while rules are written: what comes back is right."""
 
 import os
-import random
 import signal
 import socket
-import statistics
 import time
 
-import pytest
 import system
 import traffic
 import wire
+from kills import dice, explained, figures, kill_both, percentile  # noqa: F401  a fixture
 from load import MARKER, STRANGERS, Load
 from mesh import CLIENT, ECHO, PORTS, WEB, Mesh, by_user, documents, workload
 from procs import eventually
@@ -24,13 +19,6 @@ SETTLED = 1.05    # a worker that lived so long is replaced without delay
 RIGHT_WITHIN = 1  # rules, sockets and service, after a start
 AT_MOST = 5       # no test waits longer for them
 FIRST_DELAY, LONGEST_DELAY = 0.1, 1  # before a start that follows a bad one
-
-
-@pytest.fixture
-def dice():
-    seed = int(os.environ.get("MESHNODE_SEED", random.SystemRandom().randrange(1 << 32)))
-    print(f"MESHNODE_SEED={seed}")
-    return random.Random(seed)
 
 
 def write_workloads(host, ports):
@@ -104,16 +92,6 @@ def descriptors_are_back(host, before):
     assert worker <= before[1] + 4, "the worker has more than its pooled tunnels explain"
 
 
-def percentile(values, part):
-    return sorted(values)[min(len(values) - 1, int(len(values) * part))]
-
-
-def figures(what, seconds):
-    print(f"{what}: median {statistics.median(seconds) * 1e3:.0f} ms, p99 "
-          f"{percentile(seconds, 0.99) * 1e3:.0f} ms, most {max(seconds) * 1e3:.0f} ms of "
-          f"{len(seconds)}")
-
-
 def serve_after_kill(mesh, host, pid):
     """When it was killed, and when connections dialled after that were served."""
     waiting = []
@@ -144,18 +122,6 @@ def only_the_strangers(mesh, capture):
     escaped = capture.packets(f"{declared} and not {stranger}")
     assert escaped == [], f"an enrolled caller was in the clear: {escaped[:5]}"
     assert capture.count(MARKER) == 0, "what an enrolled caller said was in the clear"
-
-
-def explained(outcomes, killed, kinds):
-    """Every connection of the load that failed lived while an agent was killed and not back yet,
-    and failed as it should."""
-    for served, failures in outcomes:
-        print("load:", served, "served,", len(failures), "lost with what was killed")
-        assert served
-        for kind, began, ended in failures:
-            assert kind in kinds, f"{kind} after {ended - began:.3f} s"
-            assert any(began <= back and at <= ended for at, back in killed), \
-                f"{kind} from {began:.3f} to {ended:.3f}, and nothing was killed: {killed}"
 
 
 def test_workers_killed_at_random_are_replaced_and_nothing_is_lost_but_what_they_carried(dice):
@@ -201,14 +167,6 @@ def test_workers_killed_at_random_are_replaced_and_nothing_is_lost_but_what_they
     explained(outcomes, killed, {"ConnectionResetError"})
     assert percentile(served, 0.99) <= RIGHT_WITHIN
     assert percentile(right, 0.99) <= RIGHT_WITHIN
-
-
-def kill_both(host):
-    """Both at one moment, as an OOM killer or a power button would."""
-    pids = host.pids()
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-    host.kill_agent()
 
 
 def ours(host):
