@@ -210,12 +210,21 @@ TEST_CASE("an address and a network namespace are such as a workload can be told
 TEST_CASE("a workload in a namespace of its own is no concern of the host's rules") {
   Spec spec = with(web());
   spec.preserve_source = false;
+  spec.capture_loopback = false;
+  spec.exclude_ports = {22};
+  spec.exclude_cidrs = {IpPrefix::parse("10.0.0.0/8").value()};
   spec.workloads.push_back({"shop/db", 2, ByNamespace{"/run/netns/db", 0}, {5432}});
-  CHECK(of_host(spec).workloads == with(web()).workloads);
+  const Spec host = of_host(spec);
+  CHECK(host.workloads == with(web()).workloads);
   const Spec inside = of_namespace(spec, spec.workloads[1]);
   REQUIRE(inside.workloads.size() == 1);
   CHECK(inside.workloads[0].name == "shop/db");
-  CHECK_FALSE(inside.preserve_source);
+  for (const Spec& part : {host, inside}) {
+    CHECK_FALSE(part.preserve_source);
+    CHECK_FALSE(part.capture_loopback);
+    CHECK(part.exclude_ports == spec.exclude_ports);
+    CHECK(part.exclude_cidrs == spec.exclude_cidrs);
+  }
 }
 
 TEST_CASE("a spec survives the channel") {

@@ -5,6 +5,7 @@ import os
 import lab
 import pki
 import system
+from procs import eventually
 
 NS = "shop"
 WEB, CLIENT, OTHER = 4101, 4102, 4199
@@ -22,6 +23,14 @@ def node(host, **spec):
     lines = "".join(f"  {key}: {value}\n" for key, value in fields.items())
     return (f"apiVersion: meshnode.io/v1\nkind: Node\nmetadata: {{name: {host.name}}}\n"
             f"spec:\n{lines}")
+
+
+def set_excludes(host, text, spaces=0):
+    """Rewrites the Node document and waits until the rules say so, of the host and of `spaces`
+    network namespaces."""
+    applied = host.log().count("rules applied")
+    host.write("node.yaml", node(host, capture=text))
+    eventually(lambda: host.log().count("rules applied") > applied + spaces, 5, what="new rules")
 
 
 def workload(name, match, ports=(), account=None, **extra):

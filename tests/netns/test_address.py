@@ -11,7 +11,8 @@ import pytest
 import system
 import traffic
 import wire
-from mesh import CLIENT, ECHO, NS, OTHER, WEB, by_user, documents, enrol, entry, workload
+from mesh import (CLIENT, ECHO, NS, OTHER, WEB, by_user, documents, enrol, entry, set_excludes,
+                  workload)
 from procs import eventually
 
 OWN = "10.78.0.50"  # of a network of its own, so no other address is preferred to it
@@ -105,6 +106,26 @@ def test_the_certificate_shown_is_of_the_address_or_of_the_name(pair, name):
             for target, owner in ((pair.b.v4, "web"), (OWN, "own")):
                 answered = tunnel.connect(f"{target}:{ECHO}")[1].status
                 assert answered == (200 if owner == (name or account) else 400), (target, name)
+
+
+def test_what_a_node_excludes_is_left_alone_at_the_address_too(pair):
+    def total():
+        return pair.b.status()["connections"]["total"]
+
+    for text in (f"{{excludePorts: [{ECHO}]}}", f"{{excludeCidrs: [{pair.c.v4}/32]}}"):
+        set_excludes(pair.b, text)
+        with pair.c.serve(traffic.greeting_server, ECHO):
+            before = total()
+            assert asks(pair.c, OWN, 0) == f"you are {pair.c.v4}"
+            assert asks(pair.b, pair.c.v4, OTHER, source=OWN) == f"you are {OWN}"
+            assert total() == before, "the agent was asked"
+        assert asks(pair.a, OWN, CLIENT) == f"you are {pair.a.v4}"
+        assert total() == before + 1, "a tunnel comes in as ever"
+    set_excludes(pair.b, "{}")
+    with pair.c.serve(traffic.greeting_server, ECHO):
+        assert asks(pair.c, OWN, 0) == f"you are {pair.c.v4}"
+        assert asks(pair.b, pair.c.v4, OTHER, source=OWN) == f"you are {OWN}"
+    eventually(lambda: total() == before + 3, 5, what="capture, as before")
 
 
 def test_the_main_address_of_the_host_needs_force(pair):

@@ -3,7 +3,7 @@ that was merely forgotten is reported."""
 
 import pytest
 import traffic
-from mesh import CLIENT, ECHO, OTHER, SECOND, UNDECLARED, WEB, Mesh, node
+from mesh import CLIENT, ECHO, OTHER, SECOND, UNDECLARED, WEB, Mesh, set_excludes
 from procs import eventually
 
 
@@ -15,13 +15,6 @@ def total(host):
 def mesh():
     with Mesh() as made:
         yield made
-
-
-def set_excludes(host, text):
-    """Rewrites the Node document and waits until the rules say so."""
-    applied = host.log().count("rules applied")
-    host.write("node.yaml", node(host, capture=text))
-    eventually(lambda: host.log().count("rules applied") > applied, 5, what="new rules")
 
 
 def asks(host, address, port, uid):

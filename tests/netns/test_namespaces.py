@@ -12,7 +12,8 @@ import system
 import traffic
 import wire
 from boxes import BOX4, BOX6, GATE4, GATE6, captured, make_world, talk
-from mesh import CLIENT, ECHO, NS, UNDECLARED, WEB, by_user, documents, workload
+from mesh import (CLIENT, ECHO, NS, UNDECLARED, WEB, by_user, documents, set_excludes,
+                  workload)
 from procs import eventually
 
 MARK = 0x539
@@ -147,6 +148,30 @@ def test_the_certificate_shown_inside_is_its_own(world):
         peers.open_tunnel(world.c, BOX4, context, pki.server_name(NS, "web"))
     with pytest.raises(OSError):
         peers.open_tunnel(world.c, world.b.v4, context, pki.server_name(NS, "box"))
+
+
+def test_what_a_node_excludes_is_left_alone_inside_as_well(world):
+    def total():
+        return world.b.status()["connections"]["total"]
+
+    def both_ways_with_c():
+        for theirs, mine in ((world.c.v4, BOX4), (world.c.v6, BOX6)):
+            assert asks(world.c, mine, ECHO, 0) == f"you are {theirs}"
+            assert world.box.call(talk, theirs, ECHO) == f"you are {mine}"
+
+    with world.box.serve(traffic.greeting_server, ECHO), \
+            world.c.serve(traffic.greeting_server, ECHO):
+        for text in (f"{{excludePorts: [{ECHO}]}}",
+                     f"{{excludeCidrs: [{world.c.v4}/32, \"{world.c.v6}/128\"]}}"):
+            set_excludes(world.b, text, spaces=1)
+            before = total()
+            both_ways_with_c()
+            assert total() == before, "the agent was asked"
+            assert asks(world.a, BOX4, ECHO, CLIENT) == f"you are {world.a.v4}"
+            assert total() == before + 1, "a tunnel comes in as ever"
+        set_excludes(world.b, "{}", spaces=1)
+        both_ways_with_c()
+        eventually(lambda: total() == before + 5, 5, what="capture, as before")
 
 
 def test_many_at_once(world):
