@@ -11,6 +11,7 @@ import mesh as meshes
 import pytest
 import system
 import traffic
+import wire
 from mesh import CLIENT, ECHO, WEB, Mesh
 from procs import eventually
 
@@ -115,11 +116,31 @@ def test_a_worker_that_keeps_dying_comes_back_each_time(own_mesh):
         assert mesh.a.agent_running()
 
 
-def test_the_worker_does_not_outlive_the_supervisor(own_mesh):
-    host = own_mesh.a
-    worker = host.worker()
-    os.kill(host.supervisor, signal.SIGKILL)
-    eventually(lambda: system.start_time(worker) is None, 5, what="death of the worker")
+@pytest.mark.parametrize("side", ["caller", "callee"])
+def test_the_worker_does_not_outlive_the_supervisor_and_the_door_stays_closed(own_mesh, side):
+    mesh, host = own_mesh, own_mesh.a if side == "caller" else own_mesh.b
+    families = (mesh.b.v4, mesh.b.v6)
+    with mesh.b.serve(traffic.echo_server, ECHO, uid=WEB), wire.Capture(mesh.lab) as capture:
+        held = mesh.a.dial(mesh.b.v4, ECHO, uid=CLIENT)
+        traffic.ask(held)
+        rules, routing, worker = host.rules(), host.routing(), host.worker()
+        os.kill(host.supervisor, signal.SIGKILL)
+        eventually(lambda: system.start_time(worker) is None, 5, what="death of the worker")
+        assert traffic.outcome(held) == "rst", "cut is not ended"
+        held.close()
+        for address in 5 * families:
+            answer = traffic.try_ask(mesh.a, address, ECHO, CLIENT)
+            assert isinstance(answer, (ConnectionRefusedError, ConnectionResetError)), answer
+        assert side == "caller" or isinstance(
+            traffic.try_ask(mesh.d, mesh.b.v4, ECHO, timeout=0.5), OSError), "a stranger got in"
+        assert host.rules() == rules and host.routing() == routing, "the door stays as it was"
+        host._agent.wait()
+        host.start_agent()
+        assert host.rules() == rules and host.routing() == routing
+        for address in families:
+            assert traffic.try_ask(mesh.a, address, ECHO, CLIENT) is True
+    assert capture.packets("port 15008"), "the capture saw nothing at all"
+    assert capture.packets(f"port {ECHO} and not host {mesh.d.v4}") == [], "in the clear"
 
 
 def test_ready_is_told_to_systemd_once_traffic_flows():
