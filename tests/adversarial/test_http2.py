@@ -6,6 +6,7 @@ import time
 
 import certificates
 import frames
+import honest
 import peers
 import pki
 import pytest
@@ -128,7 +129,7 @@ def test_a_flood_whose_answers_are_not_read_ends_too(mesh, kind):
     with frames.greet(mesh, receive_buffer=4096) as tls:
         frames.push(tls, FLOODS[kind] * 4, 10, read=False)
         eventually(lambda: limits(mesh.b) == before + 1, 3)
-        assert mesh.b.pss_kib() - pss < 8 * 1024
+        honest.bounded(mesh.b.pss_kib() - pss, 8 * 1024)
         assert frames.linger(tls, 3), "the session is still open"
 
 
@@ -156,7 +157,7 @@ def test_header_bombs_cost_little_memory(mesh):
         time.sleep(0.5)
         each = (mesh.b.pss_kib() - before) / count
         print(f"{each:.1f} KiB a bomb of {len(bomb)} octets, {48 + 15 * 3.2:.0f} KiB expanded")
-        assert each <= KIB_A_BOMB
+        honest.bounded(each, KIB_A_BOMB)
     finally:
         for tls in sessions:
             tls.close()
@@ -259,7 +260,8 @@ def test_a_bad_field_ends_its_stream_alone(mesh, kind):
     with frames.greet(mesh) as tls:
         block = frames.connect_block(f"{mesh.b.v4}:{ECHO}") + BAD_FIELDS[kind]
         tls.sendall(frame(HEADERS, END_HEADERS, 1, block) + ask(mesh, 3, end=END_STREAM))
-        frames.linger(tls, 1, heard)
+        eventually(lambda: frames.linger(tls, 0.05, heard) or any(
+            stream == 3 for _, _, stream, _ in frames.split(heard)), 3, 0)
     said = frames.split(heard)
     assert (RST, 0, 1, struct.pack(">I", Errors.PROTOCOL_ERROR)) in said, said
     assert any(kind == HEADERS and stream == 3 for kind, _, stream, _ in said), said
@@ -296,7 +298,7 @@ def test_a_window_that_stays_shut_holds_little_and_harms_nobody(mesh):
                 tls.sendall(ask(mesh, 2 * n + 1, SECOND))
             heard = bytearray()
             frames.linger(tls, 2, heard)
-            assert mesh.b.pss_kib() - before < 20 * 640
+            honest.bounded(mesh.b.pss_kib() - before, 20 * 640)
             assert not any(kind == DATA for kind, *_ in frames.split(heard))
             tls.sendall(ask(mesh, 41) + frame(WINDOW, 0, 41, struct.pack(">I", 5))
                         + frame(DATA, 0, 41, b"hello"))

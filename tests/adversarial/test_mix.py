@@ -187,4 +187,4 @@ def test_all_attacks_at_once_leave_an_honest_client_alone(mesh, unharmed, mixed)
             quiet_echo, THIRD, uid=WEB):
         honest.check(mesh, attack, rounds=5 if system.SCALE >= 1 else 3)
     print(f"{total} connections: at most {max(most)} KiB PSS; the bound is {bound}")
-    assert max(most) <= bound, most
+    honest.bounded(max(most), bound)
