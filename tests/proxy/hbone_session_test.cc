@@ -501,6 +501,37 @@ TEST_CASE("a peer that opens more streams than it was told is calmed") {
   CHECK(pair.server.out.find(calm) != std::string::npos);
 }
 
+TEST_CASE("before the peer has acknowledged the limit of streams the surplus is refused, no more") {
+  const auto octet = [](std::uint32_t value) { return static_cast<char>(value & 0xffU); };
+  const auto ask = [&](std::uint32_t stream) {
+    std::string out("\0\0\x0e\1\4\0\0\0\0\2\7CONNECT\1\3a:1", 23);
+    out[7] = octet(stream >> 8U);
+    out[8] = octet(stream);
+    return out;
+  };
+  End server(Role::kServer);
+  server.take(std::string("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0", 33));
+  for (std::uint32_t i = 0; i < kMaxStreamsIn + 2; ++i) {
+    server.take(ask(2 * i + 1));
+  }
+  server.session.pump();
+  CHECK(server.accepted.size() == kMaxStreamsIn);
+  CHECK(server.excesses == std::vector<std::string>(2, "more than 200 streams at once"));
+  CHECK_FALSE(server.session.calmed());
+  CHECK_FALSE(server.session.over());
+  for (const std::uint32_t surplus : {401U, 403U}) {
+    std::string refused("\0\0\4\3\0\0\0\1\0\0\0\0\7", 13);  // RST_STREAM, REFUSED_STREAM
+    refused[8] = octet(surplus);
+    CHECK(server.out.find(refused) != std::string::npos);
+  }
+  server.take(std::string("\0\0\0\4\1\0\0\0\0", 9) + ask(405));
+  server.session.pump();
+  CHECK(server.accepted.size() == kMaxStreamsIn);
+  CHECK(server.session.calmed());
+  CHECK(server.session.over());
+  CHECK(server.out.find(std::string("\0\0\0\x0b", 4)) != std::string::npos);
+}
+
 TEST_CASE("a malformed request costs nobody else anything, also as the last one allowed") {
   Pair pair;
   std::vector<std::unique_ptr<HboneStream>> streams;

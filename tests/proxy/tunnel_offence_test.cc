@@ -24,7 +24,8 @@ std::string frame(int type, int flags, int stream, const std::string& payload) {
   out[2] = static_cast<char>(payload.size() & 0xff);
   out[3] = static_cast<char>(type);
   out[4] = static_cast<char>(flags);
-  out[8] = static_cast<char>(stream);
+  out[7] = static_cast<char>(stream >> 8);
+  out[8] = static_cast<char>(stream & 0xff);
   return out + payload;
 }
 
@@ -154,6 +155,32 @@ TEST_CASE("frames without content: 1,000 at once and 33 a second, then the tunne
   CHECK_THAT(raw.server.excesses[0], Catch::Contains("frames without content"));
   CHECK(raw.server.error == raw.server.excesses[0]);
   CHECK(raw.server.malformed.empty());
+}
+
+TEST_CASE("resets: 1,000 at once and 33 a second, then the tunnel ends") {
+  const std::string request("\0\7:method\7CONNECT\0\x0a:authority\3a:1", 33);
+  Raw raw;
+  int stream = -1;
+  const auto ask_and_reset = [&] {
+    stream += 2;
+    raw.send(frame(kHeaders, 4, stream, request) + frame(kRst, 0, stream, std::string(4, '\0')));
+    raw.server.accepted.clear();
+  };
+  for (std::uint32_t i = 0; i + 1 < kResetBurst; ++i) {
+    ask_and_reset();
+  }
+  raw.loop.advance(1s);
+  for (std::uint32_t i = 0; i < kResetsPerSecond + 1; ++i) {
+    ask_and_reset();
+  }
+  CHECK(raw.server.excesses.empty());
+  CHECK(raw.server.gone == 0);
+  ask_and_reset();
+  CHECK(raw.over());
+  CHECK(raw.goaway() == kCalm);
+  REQUIRE(raw.server.excesses.size() == 1);
+  CHECK_THAT(raw.server.excesses[0], Catch::Contains("streams reset"));
+  CHECK(raw.recorders.hits(telemetry::Limit::kResets) == 1);
 }
 
 TEST_CASE("a peer that overdoes it and does not read is gone after a second") {
