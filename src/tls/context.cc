@@ -98,8 +98,11 @@ SSL_CTX* make_context(bool server, const ContextCallbacks& callbacks) {
     SSL_CTX_set_select_certificate_cb(raw, callbacks.client_hello);
     SSL_CTX_set_tlsext_servername_callback(raw, callbacks.server_name);
     SSL_CTX_set_alpn_select_cb(raw, select_alpn, nullptr);
-  } else if (SSL_CTX_set_alpn_protos(raw, kAlpn.data(), kAlpn.size()) != 0) {
-    return nullptr;
+  } else {
+    if (SSL_CTX_set_alpn_protos(raw, kAlpn.data(), kAlpn.size()) != 0) return nullptr;
+    // Only to hear of tickets, which are counted.
+    SSL_CTX_set_session_cache_mode(raw, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
+    SSL_CTX_sess_set_new_cb(raw, callbacks.ticket);
   }
   return context.release();
 }

@@ -16,10 +16,15 @@ struct ContextCallbacks {
   ssl_verify_result_t (*verify)(SSL* ssl, std::uint8_t* alert);
   ssl_select_cert_result_t (*client_hello)(const SSL_CLIENT_HELLO* hello);
   int (*server_name)(SSL* ssl, int* alert, void* argument);
+  int (*ticket)(SSL* ssl, SSL_SESSION* session);
 };
 
 /// The largest handshake message a peer may send: its certificates.
 inline constexpr std::size_t kMaxHandshakeMessage = 64 * 1024;
+
+/// Session tickets a server may send on one session. None is kept, but each costs us a key
+/// derivation; servers send two to four.
+inline constexpr unsigned kMaxTickets = 32;
 
 /// Said in two places each: who notices first depends on what the peer sends.
 inline constexpr std::string_view kNoCertificate =

@@ -73,6 +73,7 @@ class OpenSession final : public Session {
   static ssl_verify_result_t on_verify(SSL* ssl, std::uint8_t* alert);
   static ssl_select_cert_result_t on_client_hello(const SSL_CLIENT_HELLO* hello);
   static int on_server_name(SSL* ssl, int* alert, void*);
+  static int on_ticket(SSL* ssl, SSL_SESSION*);
   static ssl_private_key_result_t on_sign(SSL* ssl, std::uint8_t* out, std::size_t* out_size,
                                           std::size_t max_out, std::uint16_t algorithm,
                                           const std::uint8_t* in, std::size_t in_size);
@@ -86,11 +87,13 @@ class OpenSession final : public Session {
                                           std::size_t max_out);
   void hold(Bytes ciphertext);
   tl::unexpected<Error> break_off(ErrorCode code, std::string reason);
+  Result<Plaintext> broken_off(const Plaintext& before, std::string reason);
 
   bssl::UniquePtr<SSL> ssl_;
   SessionEvents* events_;
   Bytes input_;
   std::unique_ptr<Handshake> handshake_;
+  unsigned tickets_ = 0;
   std::shared_ptr<const Credential> presented_;
   Peer peer_{};
   std::unique_ptr<Error> error_;
@@ -108,7 +111,8 @@ const BIO_METHOD* OpenSession::bio_method() {
 }
 
 SSL_CTX* OpenSession::context(bool server) {
-  static constexpr ContextCallbacks kCallbacks{on_verify, on_client_hello, on_server_name};
+  static constexpr ContextCallbacks kCallbacks{on_verify, on_client_hello, on_server_name,
+                                               on_ticket};
   static SSL_CTX* const of_server = make_context(true, kCallbacks);
   static SSL_CTX* const of_client = make_context(false, kCallbacks);
   return server ? of_server : of_client;
@@ -188,6 +192,11 @@ ssl_select_cert_result_t OpenSession::on_client_hello(const SSL_CLIENT_HELLO* he
       SSL_early_callback_ctx_extension_get(
           hello, TLSEXT_TYPE_application_layer_protocol_negotiation, &data, &size) == 1;
   return ssl_select_cert_success;
+}
+
+int OpenSession::on_ticket(SSL* ssl, SSL_SESSION*) {
+  ++of(ssl)->tickets_;
+  return 0;  // not kept
 }
 
 int OpenSession::on_server_name(SSL* ssl, int* alert, void*) {
@@ -378,6 +387,13 @@ Result<Session::Progress> OpenSession::handshake() {
   }
 }
 
+// What was decrypted before it goes first; the next call reports.
+Result<Session::Plaintext> OpenSession::broken_off(const Plaintext& before, std::string reason) {
+  tl::unexpected<Error> error = break_off(ErrorCode::kTls, std::move(reason));
+  if (before.size > 0) return before;
+  return error;
+}
+
 Result<Session::Plaintext> OpenSession::read(MutableBytes buffer) {
   if (error_) return fail(*error_);
   if (SSL_in_init(ssl_.get())) return fail(ErrorCode::kInternal, "read before the handshake");
@@ -391,7 +407,13 @@ Result<Session::Plaintext> OpenSession::read(MutableBytes buffer) {
       out.size += static_cast<std::size_t>(count);
       continue;
     }
-    switch (SSL_get_error(ssl_.get(), count)) {
+    const int outcome = SSL_get_error(ssl_.get(), count);
+    if (tickets_ > kMaxTickets) {
+      SSL_send_fatal_alert(ssl_.get(), SSL_AD_UNEXPECTED_MESSAGE);
+      ERR_clear_error();
+      return broken_off(out, "the peer sent too many session tickets");
+    }
+    switch (outcome) {
       case SSL_ERROR_WANT_READ:
         out.need_input = true;
         handshake_.reset();
@@ -399,12 +421,8 @@ Result<Session::Plaintext> OpenSession::read(MutableBytes buffer) {
       case SSL_ERROR_ZERO_RETURN:
         out.closed = true;
         return out;
-      default: {
-        tl::unexpected<Error> error = break_off(ErrorCode::kTls, failure_reason());
-        // What was decrypted before it goes first; the next call reports.
-        if (out.size > 0) return out;
-        return error;
-      }
+      default:
+        return broken_off(out, failure_reason());
     }
   } while (buffer.size() - out.size >= kRecord);
   return out;

@@ -67,6 +67,59 @@ TEST_CASE("32 key updates in a row are followed, the 33rd is refused; data start
   CHECK(refused);
 }
 
+TEST_CASE("32 empty records in a row are skipped, the 33rd is refused; data starts a new count") {
+  Joined joined;
+  auto empty = [&](int count) {
+    joined.wire = joined.client->records(count, SSL3_RT_APPLICATION_DATA, {});
+    joined.server.session->feed(joined.wire);
+    return joined.server.session->read(joined.buffer);
+  };
+  REQUIRE(empty(32));
+  joined.wire = joined.client->records(1, SSL3_RT_APPLICATION_DATA, as_bytes("data"));
+  joined.server.session->feed(joined.wire);
+  Result<Session::Plaintext> result = joined.server.session->read(joined.buffer);
+  REQUIRE(result);
+  CHECK(result->size == 4);
+  REQUIRE(empty(32));
+  result = empty(1);
+  REQUIRE_FALSE(result);
+  CHECK_THAT(result.error().message, Catch::Contains("too many empty records"));
+}
+
+TEST_CASE("a server that we dialled may send 32 session tickets, and no more") {
+  const int at_once = GENERATE(1, 10'000);
+  Shape shape;
+  shape.issuer = &root_objects();
+  shape.uris = {kReviews.uri()};
+  Issued leaf = issue(shape);
+  RawOptions options;
+  options.server = true;
+  options.leaf = &leaf;
+  RawPeer server(options);
+  SSL_set_options(server.ssl(), SSL_OP_NO_TICKET);
+  End client;
+  start_client(client);
+  Result<Session::Progress> progress = server.shake(client);
+  REQUIRE(progress);
+  REQUIRE(*progress == Session::Progress::kDone);
+  // RFC 8446 §4.6.1: an hour's lifetime, a nonce and a ticket of four octets.
+  const std::string ticket("\4\0\0\x13\0\0\x0e\x10\1\2\3\4\2no\0\4tick\0\0", 23);
+  int sent = 0;
+  std::vector<std::uint8_t> wire;
+  Result<Session::Plaintext> result = Session::Plaintext{};
+  while (result && sent < 10'000) {
+    wire = server.records(at_once, SSL3_RT_HANDSHAKE, as_bytes(ticket));
+    sent += at_once;
+    client.session->feed(wire);
+    result = client.session->read(client.scratch);
+  }
+  REQUIRE_FALSE(result);
+  CHECK_THAT(result.error().message, Catch::Contains("too many session tickets"));
+  CHECK(sent == (at_once == 1 ? 33 : 10'000));
+  server.give(client.take());
+  CHECK(server.alert() == SSL_AD_UNEXPECTED_MESSAGE);
+}
+
 TEST_CASE("answers to key updates do not pile up") {
   Joined joined;
   for (int i = 0; i < 31; ++i) {

@@ -2,9 +2,12 @@
 /// A TLS peer straight on BoringSSL, free to misbehave: the other end of a session under test.
 
 #include <openssl/bio.h>
+#include <openssl/aead.h>
 #include <openssl/err.h>
+#include <openssl/hkdf.h>
 #include <openssl/ssl.h>
 
+#include <array>
 #include <string>
 #include <vector>
 
@@ -92,6 +95,39 @@ class RawPeer {
     must(BIO_write(SSL_get_rbio(ssl_.get()), bytes.data(), static_cast<int>(bytes.size())) > 0);
   }
 
+  /// The next `count` records of `type` after the handshake, whatever is in them: what no library
+  /// would send. TLS_AES_128_GCM_SHA256 only; nothing may be written through ssl() afterwards.
+  std::vector<std::uint8_t> records(int count, std::uint8_t type, Bytes content) {
+    bssl::Span<const std::uint8_t> ours;
+    bssl::Span<const std::uint8_t> theirs;
+    must(bssl::SSL_get_traffic_secrets(ssl_.get(), &theirs, &ours));
+    const std::vector<std::uint8_t> key = expand(ours, "key", 16);
+    const std::vector<std::uint8_t> base = expand(ours, "iv", 12);
+    bssl::ScopedEVP_AEAD_CTX sealer;
+    must(EVP_AEAD_CTX_init(sealer.get(), EVP_aead_aes_128_gcm(), key.data(), key.size(), 16,
+                           nullptr));
+    if (sent_ == 0) sent_ = SSL_get_write_sequence(ssl_.get());
+    std::vector<std::uint8_t> inner(content.begin(), content.end());
+    inner.push_back(type);
+    const std::size_t size = inner.size() + 16;
+    const std::array<std::uint8_t, 5> header{23, 3, 3, static_cast<std::uint8_t>(size >> 8U),
+                                             static_cast<std::uint8_t>(size & 0xffU)};
+    std::vector<std::uint8_t> out;
+    for (int i = 0; i < count; ++i, ++sent_) {
+      std::vector<std::uint8_t> nonce = base;
+      for (unsigned k = 0; k < 8; ++k) {
+        nonce[11 - k] ^= static_cast<std::uint8_t>((sent_ >> (8 * k)) & 0xffU);
+      }
+      out.insert(out.end(), header.begin(), header.end());
+      out.resize(out.size() + size);
+      std::size_t sealed = 0;
+      must(EVP_AEAD_CTX_seal(sealer.get(), out.data() + out.size() - size, &sealed, size,
+                             nonce.data(), nonce.size(), inner.data(), inner.size(), header.data(),
+                             header.size()));
+    }
+    return out;
+  }
+
   SSL* ssl() { return ssl_.get(); }
   /// The alert that the session sent, by its number; 0 when none came.
   int alert() {
@@ -102,6 +138,17 @@ class RawPeer {
   }
 
  private:
+  /// HKDF-Expand-Label of RFC 8446 §7.1, without a context.
+  static std::vector<std::uint8_t> expand(bssl::Span<const std::uint8_t> secret,
+                                          const std::string& label, std::uint8_t size) {
+    const std::string name = "tls13 " + label;
+    std::string info{'\0', static_cast<char>(size), static_cast<char>(name.size())};
+    info += name + '\0';
+    std::vector<std::uint8_t> out(size);
+    must(HKDF_expand(out.data(), size, EVP_sha256(), secret.data(), secret.size(),
+                     reinterpret_cast<const std::uint8_t*>(info.data()), info.size()));
+    return out;
+  }
   void note_error() {
     while (std::uint32_t code = ERR_get_error()) {
       int reason = ERR_GET_REASON(code);
@@ -125,6 +172,7 @@ class RawPeer {
   std::vector<std::uint8_t> held_;
   std::string error_;
   int alert_ = 0;
+  std::uint64_t sent_ = 0;
 };
 
 /// A server session that shows the identity reviews, with no peer yet.
