@@ -174,6 +174,9 @@ struct HboneSession::Callbacks {
     if (frame->hd.type == NGHTTP2_RST_STREAM) {
       code = frame->rst_stream.error_code;
       session.events_->on_reset_counted();
+      if (HboneStream* stream = session.find(frame->hd.stream_id)) {
+        stream->offended_ = true;  // else its owner has let it go, and no peer's doing it is
+      }
     }
     if (frame->hd.type == NGHTTP2_GOAWAY && frame->goaway.error_code != NGHTTP2_NO_ERROR) {
       code = frame->goaway.error_code;
@@ -261,7 +264,7 @@ struct HboneSession::Callbacks {
     const bool surplus = session.incoming_ >= kMaxStreamsIn && id % 2 == 1 &&
                          frame->headers.cat == NGHTTP2_HCAT_REQUEST && session.find(id) == nullptr;
     if (surplus) {
-      if (code != NGHTTP2_ERR_REFUSED_STREAM) {  // it had not heard of the limit yet
+      if (code != NGHTTP2_ERR_REFUSED_STREAM) {  // it has acknowledged the limit
         session.calm();  // before nghttp2 ends the session with a word that helps nobody
       }
       session.events_->on_excess(telemetry::Limit::kStreams,
@@ -601,7 +604,10 @@ void HboneSession::closed(std::int32_t id, std::uint32_t code) {
     const auto arriving = arriving_.extract(id);  // dies at the end of this block
     stream->end_with(
         {told_to_calm_ ? ErrorCode::kLimit : ErrorCode::kReset,
-         fmt::format("the far agent reset the stream: {}", nghttp2_http2_strerror(code))},
+         fmt::format("{}: {}",
+                     stream->offended_ ? "the stream was reset for what the far agent sent on it"
+                                       : "the far agent reset the stream",
+                     nghttp2_http2_strerror(code))},
         code == NGHTTP2_REFUSED_STREAM);
   }
   events_->on_streams_changed();

@@ -118,7 +118,8 @@ class HboneStream final : public Stream {
   bool end_received_ = false;
   bool end_delivered_ = false;
   bool was_queued_ = false;
-  bool closed_ = false;  // by nghttp2; nothing can be sent or reset any more
+  bool offended_ = false;  // nghttp2 reset it: the peer broke the rules on it
+  bool closed_ = false;    // by nghttp2; nothing can be sent or reset any more
   // A request's headers while they arrive (server), the response's status (client).
   ConnectRequest request_;
   std::string method_;

@@ -1,6 +1,6 @@
 """The contract's table of refusals, row by row and from both ends: one line in the access log, one
-count in each metric, and in status, where the table says so, a problem that names the likely cause. Policies and STRICT are
-not there yet, so their rows are not either."""
+count in each metric, that of the limit included, and in status, where the table says so, a problem
+that names the likely cause. Policies and STRICT are not there yet, so their rows are not either."""
 
 import contextlib
 import re
@@ -12,7 +12,8 @@ import peers
 import pki
 import pytest
 import traffic
-from frames import CONTINUATION, DATA, END_HEADERS, HEADERS, PING, RST, WINDOW, frame, literal
+from frames import (CONTINUATION, DATA, END_HEADERS, HEADERS, PING, RST, SETTINGS, WINDOW, frame,
+                    literal)
 from mesh import CLIENT, CLOSED, ECHO, PEER, WEB
 from peers import ServerOptions
 from procs import eventually
@@ -24,10 +25,11 @@ FAILED = "istio_tcp_connections_failed_total"
 class Seen:
     """What log, metrics and status of an agent gain while something is refused."""
 
-    def __init__(self, host, reporter, flag, reason=None):
+    def __init__(self, host, reporter, flag, reason=None, limit=None):
         self.host = host
         self.failed = {"reporter": reporter, "response_flags": flag}
         self.reason = reason
+        self.limit = limit
         self.log = len(host.log())
         self.before = self.counts()
         self.told = self.problems()
@@ -35,7 +37,9 @@ class Seen:
     def counts(self):
         refused = 0 if self.reason is None else self.host.metric_sum(
             "meshnode_peer_refused_total", reason=self.reason)
-        return self.host.metric_sum(FAILED, **self.failed), refused
+        hits = 0 if self.limit is None else self.host.metric_sum(
+            "meshnode_limit_hits_total", limit=self.limit)
+        return self.host.metric_sum(FAILED, **self.failed), refused, hits
 
     def problems(self):
         return sum(problem["count"] for problem in self.host.problems()
@@ -47,9 +51,9 @@ class Seen:
                 and re.search(cause, line, re.I)]
 
     def check(self, address, cause, code, who):
-        more = (1, 0 if self.reason is None else 1)
+        more = (1, self.reason is not None, self.limit is not None)
         eventually(lambda: self.counts() == tuple(x + y for x, y in zip(self.before, more)), 5,
-                   what=f"one more {self.failed} and {self.reason}: {self.before}")
+                   what=f"one more {self.failed}, {self.reason}, {self.limit}: {self.before}")
         lines = eventually(lambda: self.lines(address, cause), 5,
                            what=f"a line in the access log that says {cause}")
         assert len(lines) == 1, lines
@@ -83,15 +87,15 @@ def plaintext(mesh):
             traffic.read_to_end(sock)
 
 
-def sending(*octets, first=None, code=None):
+def sending(*octets, first=None, code=None, within=5):
     """A session that is ended for what it sends, with GOAWAY(code)."""
     def act(mesh):
         heard = bytearray()
         data = b"".join(piece(mesh) if callable(piece) else piece for piece in octets)
-        with frames.greet(mesh, frames.PREFACE + frame(frames.SETTINGS) if first is None
+        with frames.greet(mesh, frames.PREFACE + frame(SETTINGS) if first is None
                           else first) as tls:
             frames.push(tls, data, 5, heard=heard)
-            assert frames.linger(tls, 5, heard), "the session is still open"
+            assert frames.linger(tls, within, heard), "the session is still open"
         if code is not None:
             assert frames.goaway(heard) in (code, None), frames.split(heard)
     return act
@@ -112,15 +116,20 @@ def asking(status, *headers):
     return act
 
 
+ACK = 1
 CONNECT = (":method", "CONNECT")
 AUTHORITY = (":authority", f"{{b}}:{ECHO}")
 LONG = [(f"x-{n}", "z" * 1000) for n in range(17)]
 RESETS = b"".join(frame(HEADERS, END_HEADERS, 2 * n + 1, literal(b":method", b"CONNECT") +
                         literal(b":authority", b"10.77.0.2:1")) +
                   frame(RST, 0, 2 * n + 1, bytes(4)) for n in range(1_200))
+STREAMS = [frame(HEADERS, END_HEADERS, 2 * n + 1, frames.connect_block(f"10.77.0.2:{ECHO}"))
+           for n in range(201)]
+SLOW = "slow header fields"
 BAD, MUCH = "peer-refused", "limit-reached"
 
-# name: (what happens, response_flags, reason of meshnode_peer_refused_total, problem, cause)
+# name: (what happens, response_flags, reason of meshnode_peer_refused_total, problem, cause, and of
+# a limit its name in meshnode_limit_hits_total)
 REFUSING = {
     "no certificate": (handshake(None), "TLS_FAILURE", "tls", BAD,
                        "no certificate; is it an agent of this mesh"),
@@ -153,11 +162,12 @@ REFUSING = {
     "no preface": (sending(first=b"GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n"),
                    "H2_HANDSHAKE_FAILURE", "protocol", BAD, "HTTP/2 preface"),
     "an oversized frame": (sending(frame(DATA, 0, 1, b"", length=(1 << 20) + 1), code=6),
-                           "H2_HANDSHAKE_FAILURE", "protocol", BAD, "FRAME_SIZE_ERROR"),
+                           "H2_HANDSHAKE_FAILURE", "protocol", BAD, "FRAME_SIZE_ERROR", "frame"),
     "broken HPACK": (sending(frame(HEADERS, 5, 1, b"\xff" * 6), code=9), "H2_HANDSHAKE_FAILURE",
                      "protocol", BAD, "COMPRESSION_ERROR"),
     "a window too large": (sending(frame(WINDOW, 0, 0, b"\x7f\xff\xff\xff"), code=3),
-                           "H2_HANDSHAKE_FAILURE", "protocol", BAD, "FLOW_CONTROL_ERROR"),
+                           "H2_HANDSHAKE_FAILURE", "protocol", BAD, "FLOW_CONTROL_ERROR",
+                           "window"),
     "data without a stream": (sending(frame(DATA, 0, 5, b"x"), code=1), "H2_HANDSHAKE_FAILURE",
                               "protocol", BAD, "PROTOCOL_ERROR: DATA: stream in idle"),
     "a path": (asking("reset", CONNECT, AUTHORITY, (":path", "/")), "H2_HANDSHAKE_FAILURE",
@@ -172,17 +182,23 @@ REFUSING = {
     "a closed port": (asking(503, CONNECT, (":authority", f"{{b}}:{CLOSED}")), "CONNECT",
                       "unavailable", None, "refused"),
     "a long header list": (asking(503, CONNECT, AUTHORITY, *LONG), "OVERLOAD", "limit", MUCH,
-                           "header list of more than 16 KiB"),
+                           "header list of more than 16 KiB", "header-list"),
     "a hopeless header list": (
         sending(frame(HEADERS, 0, 1, literal(b":method", b"CONNECT")) + frame(
             CONTINUATION, 0, 1, b"\x40\x06cookie\x7f\x81\x18" + b"c" * 3_200 + b"\xbe" * 30),
-                code=11), "OVERLOAD", "limit", MUCH, "header list of more than 16 KiB"),
+                code=11), "OVERLOAD", "limit", MUCH, "header list of more than 16 KiB",
+        "header-list"),
     "endless CONTINUATION": (sending(frame(HEADERS, 0, 1, b""),
                                      frame(CONTINUATION, 0, 1) * 100, code=11), "OVERLOAD",
-                             "limit", MUCH, "CONTINUATION"),
-    "too many resets": (sending(RESETS, code=11), "OVERLOAD", "limit", MUCH, "streams reset"),
+                             "limit", MUCH, "CONTINUATION", "flood"),
+    "too many streams": (sending(frame(SETTINGS, ACK), *STREAMS, code=11), "OVERLOAD", "limit",
+                         MUCH, "more than 200 streams at once", "streams"),
+    SLOW: (sending(frame(HEADERS, 0, 1, b""), code=11, within=14), "OVERLOAD", "limit", MUCH,
+           "header fields took longer than 10 s", "slow-headers"),
+    "too many resets": (sending(RESETS, code=11), "OVERLOAD", "limit", MUCH, "streams reset",
+                        "resets"),
     "a flood of pings": (sending(frame(PING, payload=bytes(8)) * 2_000, code=11), "OVERLOAD",
-                         "limit", MUCH, "frames without content"),
+                         "limit", MUCH, "frames without content", "flood"),
 }
 
 
@@ -192,11 +208,12 @@ def served(mesh):
         yield
 
 
-@pytest.mark.parametrize("row", REFUSING)
+@pytest.mark.parametrize("row", [pytest.param(row, marks=pytest.mark.full) if row == SLOW else row
+                                 for row in REFUSING])
 def test_what_this_host_refuses_shows_in_log_metrics_and_status(mesh, served, row):
-    act, flag, reason, code, cause = REFUSING[row]
+    act, flag, reason, code, cause, *limit = REFUSING[row]
     worker = mesh.b.worker()
-    seen = Seen(mesh.b, "destination", flag, reason)
+    seen = Seen(mesh.b, "destination", flag, reason, *limit)
     act(mesh)
     seen.check(mesh.c.v4, cause, code, mesh.c.v4)
     assert mesh.b.worker() == worker, "the worker died"

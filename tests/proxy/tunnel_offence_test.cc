@@ -29,6 +29,16 @@ std::string frame(int type, int flags, int stream, const std::string& payload) {
   return out + payload;
 }
 
+const std::string kAcknowledged = frame(kSettings, 1, 0, "");
+
+/// The HEADERS that open the peer's stream number `nth`, from 0.
+std::string open(std::uint32_t nth) {
+  std::string made = frame(kHeaders, 4, 0, std::string("\2\7CONNECT\1\3a:1", 14));
+  made[7] = static_cast<char>((2 * nth + 1) >> 8U);
+  made[8] = static_cast<char>((2 * nth + 1) & 0xffU);
+  return made;
+}
+
 /// A TLS client that sends whatever the test wants over a server's tunnel.
 struct Raw final : StreamEvents, tls::SessionEvents {
   explicit Raw(const std::string& first = kPreface + frame(kSettings, 0, 0, "")) {
@@ -48,6 +58,15 @@ struct Raw final : StreamEvents, tls::SessionEvents {
   void send(const std::string& octets) {
     REQUIRE(tls->write(as_bytes(octets)));
     loop.run();
+  }
+  /// The whole window of the stream number `nth`, which nobody reads.
+  void fill(std::uint32_t nth) {
+    const std::string piece =
+        frame(kData, 0, static_cast<int>(2 * nth + 1), std::string(16'384, 'd'));
+    for (std::uint32_t sent = 0; sent < kStreamWindow; sent += 16'384) {
+      send(piece);
+    }
+    CHECK(server.accepted.back()->unread() == kStreamWindow);
   }
   void on_ciphertext(Bytes record) override { stream->write({&record, 1}); }
   void on_signed() override {}
@@ -101,22 +120,25 @@ struct Raw final : StreamEvents, tls::SessionEvents {
   std::string heard;
 };
 
+constexpr int kFlowControl = 3;
 constexpr int kCalm = 11;  // ENHANCE_YOUR_CALM
 
 }  // namespace
 
 TEST_CASE("a session that breaks HTTP/2 is told of once, with what it did") {
+  using telemetry::Limit;
   struct Row {
     std::string octets, says;
     int code;
+    std::uint64_t frame = 0, window = 0;
   };
   const Row row =
       GENERATE(Row{frame(kData, 0, 5, "x"), "DATA: stream in idle", 1},
                Row{frame(kHeaders, 5, 2, "\x82"), "PROTOCOL_ERROR", 1},
                Row{frame(kHeaders, 5, 1, "\xff\xff\xff\xff\xff\xff"), "COMPRESSION_ERROR", 9},
-               Row{frame(kPing, 0, 0, "1234567"), "FRAME_SIZE_ERROR", 6},
-               Row{frame(kWindow, 0, 0, "\x7f\xff\xff\xff"), "FLOW_CONTROL_ERROR", 3},
-               Row{std::string("\x7f\x00\x00\x00\x00\x00\x00\x00\x01", 9), "FRAME_SIZE_ERROR", 6});
+               Row{frame(kPing, 0, 0, "1234567"), "FRAME_SIZE_ERROR", 6, 1},
+               Row{frame(kWindow, 0, 0, "\x7f\xff\xff\xff"), "FLOW_CONTROL_ERROR", 3, 0, 1},
+               Row{std::string("\x7f\0\0\0\0\0\0\0\1", 9), "FRAME_SIZE_ERROR", 6, 1});
   Raw raw;
   raw.send(row.octets);
   CHECK(raw.over());
@@ -125,6 +147,8 @@ TEST_CASE("a session that breaks HTTP/2 is told of once, with what it did") {
   CHECK_THAT(raw.server.malformed[0], Catch::Contains(row.says));
   CHECK(raw.server.error == raw.server.malformed[0]);
   CHECK(raw.server.excesses.empty());
+  CHECK(raw.recorders.hits(Limit::kFrame) == row.frame);
+  CHECK(raw.recorders.hits(Limit::kWindow) == row.window);
 }
 
 TEST_CASE("a session that does not begin with the preface is told of") {
@@ -148,8 +172,10 @@ TEST_CASE("frames without content: 1,000 at once and 33 a second, then the tunne
     raw.send(idle);
   }
   CHECK(raw.server.gone == 0);
+  CHECK(raw.recorders.hits(telemetry::Limit::kFlood) == 0);
   raw.send(idle + idle + idle + idle + idle);
   CHECK(raw.over());
+  CHECK(raw.recorders.hits(telemetry::Limit::kFlood) == 1);
   CHECK(raw.goaway() == kCalm);
   REQUIRE(raw.server.excesses.size() == 1);
   CHECK_THAT(raw.server.excesses[0], Catch::Contains("frames without content"));
@@ -209,6 +235,56 @@ TEST_CASE("a request's header fields have ten seconds, trickled or not") {
   CHECK(raw.goaway() == kCalm);
   REQUIRE(raw.server.excesses.size() == 1);
   CHECK_THAT(raw.server.excesses[0], Catch::Contains("longer than 10 s"));
+  CHECK(raw.recorders.hits(telemetry::Limit::kSlowHeaders) == 1);
   raw.loop.run();
   CHECK(raw.over());
+}
+
+TEST_CASE("more streams than a peer was told are counted, refused before it says that it knows") {
+  const bool knows = GENERATE(false, true);
+  Raw raw;
+  raw.send(knows ? kAcknowledged : "");
+  for (std::uint32_t i = 0; i < kMaxStreamsIn; ++i) {
+    raw.send(open(i));
+  }
+  CHECK(raw.recorders.hits(telemetry::Limit::kStreams) == 0);
+  raw.send(open(kMaxStreamsIn));
+  CHECK(raw.recorders.hits(telemetry::Limit::kStreams) == 1);
+  CHECK(raw.server.excesses.size() == 1);
+  CHECK(raw.over() == knows);
+  CHECK(raw.goaway() == (knows ? kCalm : -1));
+}
+
+TEST_CASE("a stream's window is taken whole, one octet more resets the stream") {
+  Raw raw;
+  raw.send(kAcknowledged + open(0));
+  raw.fill(0);
+  CHECK(raw.recorders.hits(telemetry::Limit::kWindow) == 0);
+  raw.send(frame(kData, 0, 1, "x"));
+  CHECK(raw.recorders.hits(telemetry::Limit::kWindow) == 1);
+  raw.loop.advance(1s);
+  CHECK(raw.server.gone == 0);
+  CHECK(raw.server.malformed.empty());
+  REQUIRE(raw.server.accepted.front()->lost());
+  CHECK(raw.server.accepted.front()->lost()->message ==
+        "the stream was reset for what the far agent sent on it: FLOW_CONTROL_ERROR");
+}
+
+TEST_CASE("the connection's window is taken whole, one octet more ends the tunnel") {
+  Raw raw;
+  raw.send(kAcknowledged);
+  const std::uint32_t streams = kConnectionWindow / kStreamWindow;
+  for (std::uint32_t i = 0; i < streams; ++i) {
+    raw.send(open(i));
+    raw.fill(i);
+  }
+  raw.send(open(streams));
+  CHECK(raw.recorders.hits(telemetry::Limit::kWindow) == 0);
+  CHECK(raw.server.gone == 0);
+  raw.send(frame(kData, 0, static_cast<int>(2 * streams + 1), "x"));
+  CHECK(raw.recorders.hits(telemetry::Limit::kWindow) == 1);
+  CHECK(raw.over());
+  CHECK(raw.goaway() == kFlowControl);
+  REQUIRE(raw.server.malformed.size() == 1);
+  CHECK_THAT(raw.server.malformed[0], Catch::Contains("FLOW_CONTROL_ERROR"));
 }
