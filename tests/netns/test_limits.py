@@ -14,7 +14,7 @@ import peers
 import pki
 import pytest
 import traffic
-from mesh import CLIENT, CLOSED, ECHO, PEER, SECOND, WEB, Mesh, node
+from mesh import CLIENT, CLOSED, ECHO, PEER, SECOND, WEB, Mesh, documents, node
 from procs import eventually
 
 
@@ -154,6 +154,20 @@ def test_a_peers_tunnels_are_bounded(timed):
         eventually(lambda: timed.b.status()["tunnels"]["inbound"] <= 2, 5, what="their end")
         with tunnel_to(timed.b, timed) as again:
             assert again.connect(f"{timed.b.v4}:{ECHO}")[1].status == 200
+
+
+def test_problems_beyond_those_that_are_listed_are_counted(timed):
+    mistake = ("apiVersion: meshnode.io/v1\nkind: Workload\nmetadata: {name: wrong}\n"
+               "spec: {mistake: 1}\n")
+    names = [f"mistakes-{number}.yaml" for number in range(11)]
+    assert hits(timed.a, "problems") == 0
+    for name in names:
+        timed.a.write(name, documents(*[mistake] * 95))
+    eventually(lambda: hits(timed.a, "problems") > 0, 10, what="the limit")
+    assert len(timed.a.problems()) == 1_000 and timed.a.status()["health"] == "degraded"
+    for name in names:
+        timed.a.write(name, "")
+    eventually(lambda: timed.a.status()["health"] == "ok", 10, what="recovery")
 
 
 def agent_without_streams(channel, pair, root):
