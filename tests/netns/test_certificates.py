@@ -29,7 +29,6 @@ def renew(mesh, host, account, lifetime=None):
     mesh.authority.install_pair(host.certs, NS, account, pair)
 
 
-
 def tunnels(mesh):
     return mesh.a.status()["tunnels"]["outbound"] + mesh.b.status()["tunnels"]["inbound"]
 
@@ -42,14 +41,33 @@ def is_refused(mesh):
     return isinstance(served(mesh), OSError)
 
 
+def raw_tunnel(mesh, pair=None):
+    """From c to the web workload of b, without streams."""
+    context = peers.client_context(mesh.authority.certificate_path,
+                                   pair or mesh.authority.workload(NS, "client"))
+    return peers.open_tunnel(mesh.c, mesh.b.v4, context, pki.server_name(NS, "web"))
+
+
 def new_tunnel_is_refused(mesh):
-    pair = mesh.authority.workload(NS, "client")
-    context = peers.client_context(mesh.authority.certificate_path, pair)
     try:
-        with peers.open_tunnel(mesh.c, mesh.b.v4, context, pki.server_name(NS, "web")):
+        with raw_tunnel(mesh):
             return False
     except OSError:
         return True
+
+
+def serial_shown(mesh):
+    """Of the certificate that b shows to a new tunnel."""
+    with raw_tunnel(mesh) as tunnel:
+        return tunnel.tls.getpeercert()["serialNumber"]
+
+
+def opened(mesh):
+    return mesh.a.metric_sum("meshnode_tunnels_opened_total", direction="outbound")
+
+
+def ended_for_certificates(host):
+    return host.metric_sum("meshnode_limit_hits_total", limit="certificate-end")
 
 
 @pytest.mark.parametrize("account", ["client", "web"])
@@ -93,6 +111,37 @@ def test_a_renewed_certificate_of_the_caller_is_used_by_the_next_connection():
             after = mesh.a.metric_sum("meshnode_tunnels_opened_total", direction="outbound")
             assert after == before + 1, "the pooled tunnel was used on"
             traffic.ask(old)
+
+
+def test_a_renewed_certificate_is_shown_at_once_and_old_tunnels_end_at_their_expiry():
+    lifetime = 6
+    with Mesh(start=False) as mesh, mesh.b.serve(traffic.echo_server, ECHO, uid=WEB):
+        ends = int(time.time()) + lifetime
+        brief = mesh.authority.leaf([pki.spiffe(NS, "client")], not_after=pki.now() +
+                                    datetime.timedelta(seconds=lifetime))
+        for host, account in ((mesh.a, "client"), (mesh.b, "web")):
+            renew(mesh, host, account, lifetime)
+            host.start_agent()
+        with Load(mesh, held=4, stranger=False) as load, raw_tunnel(mesh, brief) as idle:
+            time.sleep(max(0, ends - lifetime + 2 - time.time()))
+            old, before = serial_shown(mesh), opened(mesh)
+            renew(mesh, mesh.b, "web")
+            eventually(lambda: serial_shown(mesh) != old, 1, what="the new certificate")
+            new = serial_shown(mesh)
+            renew(mesh, mesh.a, "client")
+            eventually(lambda: opened(mesh) > before, 1, what="a tunnel with the new one")
+            idle.wait(lambda: idle.closed, ends + NOTICED_WITHIN - time.time())
+            assert time.time() >= ends and idle.goaway.error_code == peers.Errors.NO_ERROR
+            for host in (mesh.a, mesh.b):
+                eventually(lambda host=host: ended_for_certificates(host) > 0, NOTICED_WITHIN,
+                           what="the old tunnels' end begun")
+            assert mesh.a.status()["tunnels"]["outbound"] > opened(mesh) - before, "its streams"
+            assert serial_shown(mesh) == new
+            print(load.all_served(), "connections; those held lived beyond their certificate")
+            eventually(lambda: mesh.a.status()["tunnels"]["outbound"] == opened(mesh) - before,
+                       NOTICED_WITHIN, what="the end of the old tunnels, and of no other")
+        for host in (mesh.a, mesh.b):
+            assert host.status()["health"] == "ok" and host.problems("tunnel-failed") == []
 
 
 def test_renewals_under_load_fail_no_handshake_and_cut_no_connection():
