@@ -304,6 +304,7 @@ HboneSession::HboneSession(Role role, HboneEvents* events)
   nghttp2_option_set_no_auto_window_update(option, 1);
   nghttp2_option_set_max_outbound_ack(option, 1000);
   nghttp2_option_set_max_settings(option, 32);
+  nghttp2_option_set_max_continuations(option, kMaxContinuations);
   // Kept for RFC 7540's priorities, which nobody uses: up to 200 dead streams a tunnel.
   nghttp2_option_set_no_closed_streams(option, 1);
   // Its limiter counts only what servers receive, and answers INTERNAL_ERROR: the tunnel counts.

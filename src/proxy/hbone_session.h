@@ -34,6 +34,8 @@ inline constexpr std::uint32_t kMaxFrame = 1U << 20U;
 inline constexpr std::uint32_t kMaxStreamsIn = 200;
 inline constexpr std::uint32_t kMaxStreamsOut = 100;
 inline constexpr std::uint32_t kMaxHeaderList = 16U << 10U;
+/// CONTINUATION frames of one header list.
+inline constexpr std::size_t kMaxContinuations = 8;
 /// DATA payloads are cut so that header (9 octets) and payload fill whole TLS records.
 inline constexpr std::size_t kMaxPayload = std::size_t{16} * 16'384 - 9;
 

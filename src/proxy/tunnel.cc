@@ -7,8 +7,6 @@ namespace meshnode::proxy {
 namespace {
 
 constexpr std::size_t kCiphertextBatch = std::size_t{64} * 1024;
-// More than this waiting for the socket: take no more from the streams.
-constexpr std::size_t kMaxQueued = std::size_t{256} * 1024;
 constexpr Duration kLinger = std::chrono::seconds(1);
 // For a peer that overdid it to read why its tunnel ends.
 constexpr Duration kCalmWithin = std::chrono::seconds(1);

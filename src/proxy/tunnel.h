@@ -27,6 +27,8 @@ inline constexpr std::uint32_t kIdleFrameBurst = 1000;
 inline constexpr std::uint32_t kIdleFramesPerSecond = 33;
 /// A request's header fields, from the first octet to the last.
 inline constexpr Duration kHeadersWithin = std::chrono::seconds(10);
+/// With more than this waiting for the socket a tunnel takes no more from its streams.
+inline constexpr std::size_t kMaxQueued = std::size_t{256} * 1024;
 /// Between the two GOAWAYs of a graceful end: a round trip for requests already on their way.
 inline constexpr Duration kGoawayPause = std::chrono::seconds(1);
 

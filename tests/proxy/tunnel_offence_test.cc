@@ -14,7 +14,18 @@ using namespace meshnode::proxy::test;
 
 namespace {
 
-enum Type { kData, kHeaders, kPriority, kRst, kSettings, kPush, kPing, kGoaway, kWindow };
+enum Type {
+  kData,
+  kHeaders,
+  kPriority,
+  kRst,
+  kSettings,
+  kPush,
+  kPing,
+  kGoaway,
+  kWindow,
+  kContinuation
+};
 
 const std::string kPreface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -287,4 +298,20 @@ TEST_CASE("the connection's window is taken whole, one octet more ends the tunne
   CHECK(raw.goaway() == kFlowControl);
   REQUIRE(raw.server.malformed.size() == 1);
   CHECK_THAT(raw.server.malformed[0], Catch::Contains("FLOW_CONTROL_ERROR"));
+}
+
+TEST_CASE("eight CONTINUATION frames make a request, a ninth ends the tunnel") {
+  const bool taken = GENERATE(true, false);
+  const std::size_t count = kMaxContinuations + (taken ? 0 : 1);
+  Raw raw;
+  std::string octets = open(0);
+  octets[4] = 0;  // END_HEADERS comes with the last
+  for (std::size_t i = 1; i <= count; ++i) {
+    octets += frame(kContinuation, i == count ? 4 : 0, 1, "");
+  }
+  raw.send(octets);
+  CHECK(raw.server.accepted.size() == (taken ? 1 : 0));
+  CHECK(raw.over() == !taken);
+  CHECK(raw.goaway() == (taken ? -1 : kCalm));
+  CHECK(raw.recorders.hits(telemetry::Limit::kFlood) == (taken ? 0 : 1));
 }

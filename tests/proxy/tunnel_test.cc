@@ -214,3 +214,18 @@ TEST_CASE("a peer told to calm down that does not listen has a second, streams o
   CHECK(joined.server.gone == 1);
   CHECK(joined.server.error == "too many of them");
 }
+
+TEST_CASE("a tunnel whose socket takes nothing takes 256 KiB and a frame from its streams") {
+  JoinedTunnels joined;
+  joined.open_stream();
+  joined.wire->stall();
+  const std::string all = pattern(std::size_t{2} << 20U);
+  say(*joined.near, all);
+  joined.loop.run();
+  const std::size_t taken = all.size() - joined.near->queued();
+  CHECK(taken >= kMaxQueued);
+  CHECK(taken < kMaxQueued + kMaxPayload + joined.network.shape.capacity);
+  joined.wire->resume();
+  joined.loop.run();
+  CHECK((joined.far_ear.data == all));
+}
