@@ -56,8 +56,8 @@ class Inbound::Delivered final : public Connection, private DialEvents {
     }
     labels_.service = std::move(host);
     if (const auto* refuse = std::get_if<Refuse>(&plan.step)) {
-      refuse_with(refuse->flag, refuse->reason,
-                  refuse->flag == telemetry::Flag::kOverload ? 503 : 400);
+      const bool later = refuse->flag == telemetry::Flag::kOverload || refuse->unknown_callee;
+      refuse_with(refuse->flag, refuse->reason, later ? 503 : 400);
       return;
     }
     addresses_.destination = std::get<GoDirect>(plan.step).to;

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "policy/balance.h"
@@ -13,6 +14,11 @@ namespace {
 using snapshot::Endpoint;
 using snapshot::Snapshot;
 using telemetry::Flag;
+
+bool has_workload(const Snapshot& snapshot, const SpiffeId& identity) {
+  return std::any_of(snapshot.workloads.begin(), snapshot.workloads.end(),
+                     [&](const auto& workload) { return workload->identity == identity; });
+}
 
 /// A workload in a network namespace of its own is known by the listener inside it, whatever
 /// capture address it was led to: with CAP_NET_ADMIN there it could lead itself to another's.
@@ -92,6 +98,10 @@ InboundPlan plan_tunnelled(const Snapshot& snapshot, const snapshot::Arrival& ar
                                             : destination->ip == arrival.local;
   auto callee = candidate ? snapshot.callee(*destination, arrival.space) : nullptr;
   if (!callee || callee->identity != presented) {
+    if (!has_workload(snapshot, presented)) {
+      return {nullptr, Refuse{Flag::kConnect,
+                              presented.uri() + " is no workload of this host any more", true}};
+    }
     return {nullptr, Refuse{Flag::kConnect, fmt::format("{} is no declared endpoint of {}",
                                                         destination->text(), presented.uri())}};
   }

@@ -26,6 +26,7 @@ struct GoTo {
 struct Refuse {
   telemetry::Flag flag = telemetry::Flag::kConnect;
   std::string reason;
+  bool unknown_callee = false;  ///< the workload itself is not here: 503, as it was a moment ago
 };
 
 /// Port of the plaintext inbound listener (design §2).

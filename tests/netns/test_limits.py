@@ -135,6 +135,28 @@ def overloads(host, reporter="destination"):
                            reporter=reporter)
 
 
+class Overloads:
+    """Each refusal for want of something is a line in the access log, with the cause, a count of
+    OVERLOAD and one of the limit."""
+
+    def __init__(self, host, limit, cause):
+        self.host, self.limit, self.cause = host, limit, cause
+        self.log, self.before = len(host.log()), overloads(host)
+        self.refused = self.counted()
+
+    def counted(self):
+        return self.host.metric_sum("meshnode_peer_refused_total", reason="limit")
+
+    def check(self):
+        def same():
+            seen = [line for line in self.host.log()[self.log:].splitlines()
+                    if "connection failed" in line and re.search(self.cause, line)]
+            return len(seen) == overloads(self.host) - self.before >= 1
+
+        eventually(same, 5, what=f"a line in the access log for each: {self.cause}")
+        assert self.counted() > self.refused and hits(self.host, self.limit) >= 1
+
+
 def is_refused(host, address):
     return isinstance(traffic.try_ask(host, address, ECHO, CLIENT), (ConnectionError, EOFError))
 
@@ -218,13 +240,14 @@ def test_connections_beyond_the_descriptors_wait_and_are_served(own_mesh):
         plain = [c.dial(b.v4, ECHO) for _ in range(200)]
         traffic.ask(plain[0])
         eventually(lambda: hits(b, "descriptors") > 0, 5, what="the limit")
+        told = Overloads(b, "descriptors", "no descriptor is left for this connection")
         late = plain[-1]
         late.sendall(b"hello")
         late.settimeout(0.5)
         with pytest.raises(TimeoutError):
             late.recv(5)
         assert is_refused(a, b.v4)
-        assert overloads(b) >= 1
+        told.check()
         assert b.status()["health"] == "degraded" and limit_problems(b, "descriptors")
         for sock in plain[:150]:
             sock.close()
@@ -264,6 +287,7 @@ def test_memory_that_is_used_up_sheds_new_work_and_then_the_greediest(timed):
         configure(b, maxMemory="128Mi")
         assert traffic.try_ask(timed.a, b.v4, ECHO, CLIENT) is True
         before = hits(b, "memory")
+        told = Overloads(b, "memory", "memory is nearly used up; see proxy.maxMemory")
         tunnels = [tunnel_to(b, timed) for _ in range(14)]
         streams = [[tunnel.connect(authority)[0] for _ in range(4)] for tunnel in tunnels]
         for tunnel, numbers in zip(tunnels, streams):
@@ -271,7 +295,7 @@ def test_memory_that_is_used_up_sheds_new_work_and_then_the_greediest(timed):
         eventually(lambda: limit_problems(b, "memory"), 5, what="the problem")
         assert b.status()["health"] == "degraded"
         assert is_refused(timed.a, b.v4)
-        assert overloads(b) >= 1
+        told.check()
         with open(f"/proc/{worker}/status") as status:
             most = int(re.search(r"VmHWM:\s+(\d+)", status.read()).group(1))
         print(f"at most {most} KiB, {hits(b, 'memory') - before} refused or cut")
@@ -315,6 +339,7 @@ def test_a_nearly_full_connection_table_sheds_and_recovers(own_mesh):
     nobody = "10.77.0.99"
     b.run(["ip", "neigh", "add", nobody, "lladdr", "02:00:00:00:00:99", "dev", "eth0"])
     worker = b.worker()
+    told = Overloads(b, "conntrack", "connection table is nearly full; see .*nf_conntrack_max")
     with b.serve(traffic.echo_server, ECHO, uid=WEB):
         with a.dial(b.v4, ECHO, uid=CLIENT) as old:
             traffic.ask(old)
@@ -324,7 +349,7 @@ def test_a_nearly_full_connection_table_sheds_and_recovers(own_mesh):
             assert b.status()["health"] == "degraded"
             # Told from 90 % on, refused from 95 %.
             eventually(lambda: is_refused(a, b.v4), 5, what="refusal")
-            assert hits(b, "conntrack") >= 1 and overloads(b) >= 1
+            told.check()
             traffic.ask(old)
             assert b.call(empty_connection_table) == 0
             eventually(lambda: b.status()["health"] == "ok", 5, what="recovery")

@@ -3,6 +3,7 @@ count in each metric, that of the limit included, and in status, where the table
 that names the likely cause. Policies and STRICT are not there yet, so their rows are not either."""
 
 import contextlib
+import os
 import re
 import ssl
 
@@ -14,7 +15,7 @@ import pytest
 import traffic
 from frames import (CONTINUATION, DATA, END_HEADERS, HEADERS, PING, RST, SETTINGS, WINDOW, frame,
                     literal)
-from mesh import CLIENT, CLOSED, ECHO, PEER, WEB
+from mesh import CLIENT, CLOSED, ECHO, PEER, WEB, by_user, node, workload
 from peers import ServerOptions
 from procs import eventually
 
@@ -117,6 +118,44 @@ def asking(status, *headers):
 
 
 ACK = 1
+def unreachable(mesh):
+    """A host that lets nobody at a port of its own, and a second's patience with it."""
+    rule = ["INPUT", "-i", "lo", "-p", "tcp", "--dport", str(CLOSED), "-j", "DROP"]
+    mesh.b.run(["iptables", "-A", *rule])
+    try:
+        with in_force(mesh.b, "node.yaml", node(mesh.b, proxy="{connectTimeout: 1s}")):
+            asking(503, CONNECT, (":authority", f"{{b}}:{CLOSED}"))(mesh)
+    finally:
+        mesh.b.run(["iptables", "-D", *rule])
+
+
+def removed(mesh):
+    """A CONNECT in a tunnel to a workload that has been removed since."""
+    context = peers.client_context(mesh.authority.certificate_path, certificates.good(mesh))
+    with peers.open_tunnel(mesh.c, mesh.b.v4, context, WEB_NAME) as tunnel:
+        assert tunnel.connect(f"{mesh.b.v4}:{ECHO}")[1].status == 200
+        with in_force(mesh.b, "workloads.yaml", workload("client", by_user(CLIENT))):
+            assert tunnel.connect(f"{mesh.b.v4}:{ECHO}")[1].status == 503
+
+
+@contextlib.contextmanager
+def in_force(host, name, text):
+    """Another document for a while."""
+    def put(new):
+        known = host.metric_sum("meshnode_snapshot_revision")
+        host.write(name, new)
+        eventually(lambda: host.metric_sum("meshnode_snapshot_revision") > known, 10,
+                   what="the new configuration")
+
+    with open(os.path.join(host.config, name)) as file:
+        before = file.read()
+    put(text)
+    try:
+        yield
+    finally:
+        put(before)
+
+
 CONNECT = (":method", "CONNECT")
 AUTHORITY = (":authority", f"{{b}}:{ECHO}")
 LONG = [(f"x-{n}", "z" * 1000) for n in range(17)]
@@ -181,6 +220,10 @@ REFUSING = {
                     "no declared endpoint"),
     "a closed port": (asking(503, CONNECT, (":authority", f"{{b}}:{CLOSED}")), "CONNECT",
                       "unavailable", None, "refused"),
+    "an unreachable port": (unreachable, "CONNECT", "unavailable", None, "timed out|no answer",
+                            "connect-timeout"),
+    "a workload that has gone": (removed, "CONNECT", "unavailable", None,
+                                 "no workload of this host any more"),
     "a long header list": (asking(503, CONNECT, AUTHORITY, *LONG), "OVERLOAD", "limit", MUCH,
                            "header list of more than 16 KiB", "header-list"),
     "a hopeless header list": (

@@ -186,6 +186,7 @@ TEST_CASE("plaintext goes to where it was headed") {
 
 TEST_CASE("a tunnelled connection reaches only what its certificate answers for") {
   const auto snapshot = some_snapshot();
+  const SpiffeId kGone = id_of("spiffe://example.internal/ns/bookinfo/sa/gone");
   struct Row {
     std::string authority;
     SpiffeId presented;
@@ -198,6 +199,7 @@ TEST_CASE("a tunnelled connection reaches only what its certificate answers for"
       {"10.0.0.1:9080", kRatings, false},
       {"10.0.0.1:7070", kProduct, false},
       {"10.0.0.1:22", kProduct, false},
+      {"10.0.0.1:9080", kGone, false},
       {"10.0.0.2:9080", kProduct, false},
       {"127.0.0.1:9080", kProduct, false},
       {"127.9.9.9:9080", kProduct, false},
@@ -220,6 +222,7 @@ TEST_CASE("a tunnelled connection reaches only what its certificate answers for"
     if (refuse != nullptr) {
       CHECK(refuse->flag == telemetry::Flag::kConnect);
       CHECK_FALSE(refuse->reason.empty());
+      CHECK(refuse->unknown_callee == (row.presented == kGone));
     } else {
       CHECK(std::get<GoDirect>(plan.step).to == at(row.authority));
       CHECK(plan.callee->identity == row.presented);
