@@ -2,6 +2,7 @@
 that it does not admit is named as the likely cause. ufw is the real program; firewalld's rules are
 of its shape, in an nftables table of its own; the third is a few plain lines of iptables."""
 
+import contextlib
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ import awkward
 import pytest
 import traffic
 from awkward import refused
-from mesh import CLIENT, ECHO, OTHER, SECOND, THIRD, UNDECLARED, WEB, Mesh
+from mesh import CLIENT, ECHO, OTHER, SECOND, THIRD, UNDECLARED, WEB, Mesh, node
 from procs import eventually
 
 ALLOWED, DENIED, REJECTED, HBONE = ECHO, SECOND, THIRD, 15008
@@ -223,3 +224,49 @@ def test_a_firewall_that_does_not_admit_tunnels_is_named_as_the_cause(how):
         assert (likely in problem["message"]) == (how == "DROP"), problem
         mesh.b.run(["iptables", "-D", "INPUT", "-p", "tcp", "--dport", "15008", "-j", how])
         awkward.tunnel_works(mesh.a, mesh.b)
+
+
+@contextlib.contextmanager
+def rule(host, *words):
+    host.run(["iptables", "-A", *words])
+    try:
+        yield
+    finally:
+        host.run(["iptables", "-D", *words])
+
+
+@pytest.fixture(scope="module")
+def impatient():
+    """A mesh that gives up a dial after a second."""
+    with Mesh(start=False) as mesh:
+        for host in (mesh.a, mesh.b):
+            host.write("node.yaml", node(host, proxy="{connectTimeout: 1s}"))
+            host.start_agent()
+        with mesh.b.serve(traffic.greeting_server, ECHO, uid=WEB), \
+                mesh.c.serve(traffic.greeting_server, ECHO):
+            yield mesh
+
+
+def test_output_rules_on_a_port_are_not_heard_for_tunnels_those_on_an_address_are(impatient):
+    a, b, c = impatient.a, impatient.b, impatient.c
+    with rule(a, "OUTPUT", "-d", b.v4, "-j", "DROP"), rule(a, "OUTPUT", "-d", c.v4, "-j", "DROP"):
+        assert refused(a, b.v4, ECHO, CLIENT), "not heard for a tunnel"
+        assert refused(a, c.v4, ECHO, CLIENT), "not heard for what goes direct"
+    with rule(a, "OUTPUT", "-p", "tcp", "--dport", str(ECHO), "-j", "DROP"):
+        awkward.tunnel_works(a, b, (awkward.V4,))
+        assert refused(a, c.v4, ECHO, CLIENT), "not heard for what goes direct"
+        assert awkward.silent(a, c.v4, ECHO, OTHER), "nor for programs that are not captured"
+    assert awkward.works(a, c.v4, ECHO, CLIENT)
+
+
+def test_a_port_that_input_denies_is_reached_through_a_tunnel_unless_it_is_denied_on_lo(impatient):
+    a, b, c = impatient.a, impatient.b, impatient.c
+    denied = ["-p", "tcp", "--dport", str(ECHO), "-j", "DROP"]
+    with rule(b, "INPUT", "-i", "eth0", *denied):
+        assert awkward.silent(c, b.v4, ECHO), "a stranger is let in"
+        awkward.tunnel_works(a, b, (awkward.V4,))
+    with rule(b, "INPUT", *denied):
+        assert awkward.silent(c, b.v4, ECHO), "a stranger is let in"
+        assert refused(a, b.v4, ECHO, CLIENT), "a rule that holds on lo was not heard"
+    awkward.tunnel_works(a, b, (awkward.V4,))
+    awkward.plaintext_works(c, b, (awkward.V4,))
