@@ -206,7 +206,9 @@ TEST_CASE("addresses are told as the kernel has them, and no more of them than a
   HostKernel host;
   NamespaceKernel kernel(host, *opened);
   const auto ip = [&](const std::string& lines) {
-    REQUIRE(kernel.run({"ip", "-batch", "-"}, lines)->exit_code == 0);
+    const auto ran = kernel.run({"ip", "-batch", "-"}, lines);
+    INFO(ran->error);
+    REQUIRE(ran->exit_code == 0);
   };
   ip("link add mn0 type bridge\nlink add mn1 type bridge\nlink set mn0 up\n"
      "address add 10.9.8.7 peer 10.9.8.1/32 dev mn0\naddress add 10.9.7.1/24 dev mn1\n"
