@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import socket
 import struct
 import threading
@@ -21,7 +22,7 @@ from procs import eventually
 
 WEB_NAME = pki.server_name("shop", "web")
 CONNECTIONS = 8_000
-# docs/operations.md, "Memory under attack": KiB of PSS, both processes, beyond those at rest.
+# docs/operations.md, "Memory under attack", in KiB: what is at rest, and beyond it.
 KIB_AT_REST = 24 * 1024
 KIB_A_SLOW_READER = 768
 KIB_A_TUNNEL = 64
@@ -150,6 +151,16 @@ def quiet_echo(channel, port):
     traffic.echo_server(channel, port)
 
 
+def forget_peak(pid):
+    with open(f"/proc/{pid}/clear_refs", "w") as refs:
+        refs.write("5")  # VmHWM begins anew at what is resident
+
+
+def peak_kib(pid):
+    with open(f"/proc/{pid}/status") as status:
+        return int(re.search(r"^VmHWM:\s+(\d+) kB", status.read(), re.M).group(1))
+
+
 @pytest.fixture
 def mixed(mesh):
     """Parts of CONNECTIONS: half of them handshakes, the rest shared, resets from a few."""
@@ -175,16 +186,20 @@ def mixed(mesh):
 
 def test_all_attacks_at_once_leave_an_honest_client_alone(mesh, unharmed, mixed):
     running, bound, total = mixed
-    most = []
+    most, peak = [], []
 
     @contextlib.contextmanager
     def attack():
+        worker = mesh.b.worker()
+        forget_peak(worker)
         with running():
             yield
             most.append(mesh.b.pss_kib())
+            peak.append(peak_kib(worker))
 
     with mesh.b.serve(traffic.serve_each, SECOND, pour, uid=WEB), mesh.b.serve(
             quiet_echo, THIRD, uid=WEB):
         honest.check(mesh, attack, rounds=5 if system.SCALE >= 1 else 3)
-    print(f"{total} connections: at most {max(most)} KiB PSS; the bound is {bound}")
-    honest.bounded(max(most), bound)
+    print(f"{total} connections: {max(most)} KiB PSS at most when looked at, {max(peak)} KiB of "
+          f"the worker resident at its peak; the bound is {bound}")
+    honest.bounded(max(most + peak), bound)
