@@ -35,6 +35,8 @@ NOT_OURS = {
         "assumes 16,384",
     ("http2/5.1", "half closed (remote): Sends a DATA frame"): "closed by then",
     ("http2/5.1", "half closed (remote): Sends a HEADERS frame"): "closed by then",
+    ("http2/6.1", "Sends a DATA frame on the stream that is not in \"open\" or \"half-closed "
+                  "(local)\" state"): "closed by then",
     ("http2/5.1", "closed: Sends a DATA frame after sending RST_STREAM frame"): "RFC 7540",
     ("http2/5.1", "closed: Sends a HEADERS frame after sending RST_STREAM frame"): "RFC 7540",
     ("http2/5.1", "closed: Sends a DATA frame"): "RFC 7540",
