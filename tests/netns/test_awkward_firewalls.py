@@ -250,7 +250,7 @@ def impatient():
 def test_output_rules_on_a_port_are_not_heard_for_tunnels_those_on_an_address_are(impatient):
     a, b, c = impatient.a, impatient.b, impatient.c
     with rule(a, "OUTPUT", "-d", b.v4, "-j", "DROP"), rule(a, "OUTPUT", "-d", c.v4, "-j", "DROP"):
-        assert refused(a, b.v4, ECHO, CLIENT), "not heard for a tunnel"
+        assert refused(a, b.v4, ECHO, CLIENT, timeout=9), "not heard for a tunnel"
         assert refused(a, c.v4, ECHO, CLIENT), "not heard for what goes direct"
     with rule(a, "OUTPUT", "-p", "tcp", "--dport", str(ECHO), "-j", "DROP"):
         awkward.tunnel_works(a, b, (awkward.V4,))
