@@ -87,9 +87,11 @@ class Callers:
 
 
 class Load(Callers):
-    """Enrolled callers on a, one of each family, and a stranger on c, all to web on b."""
+    """Enrolled callers on a, one of each family, and unless `stranger` is false a stranger on c,
+    all to web on b."""
 
-    def __init__(self, mesh, held=0):
-        super().__init__(
-            mesh.a.serve(callers, (mesh.b.v4, mesh.b.v6), MARKER, held, uid=CLIENT),
-            mesh.c.serve(callers, (mesh.b.v4,), STRANGERS, 0))
+    def __init__(self, mesh, held=0, stranger=True):
+        children = [mesh.a.serve(callers, (mesh.b.v4, mesh.b.v6), MARKER, held, uid=CLIENT)]
+        if stranger:
+            children.append(mesh.c.serve(callers, (mesh.b.v4,), STRANGERS, 0))
+        super().__init__(*children)
