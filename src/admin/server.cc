@@ -51,7 +51,12 @@ class HttpServer::Connection final : public StreamEvents, public Retirable {
     stream_->start_reading();
   }
 
-  bool answering() const { return answering_; }
+  bool answering() const { return answering_ && !shut_; }
+  /// Its descriptor is free at once: many may come within a turn of the loop.
+  void give_way() {
+    if (!answering_) stream_->reset();
+    abandon();
+  }
   void abandon() {
     idle_->stop();
     lifetime_->stop();
@@ -102,7 +107,7 @@ class HttpServer::Connection final : public StreamEvents, public Retirable {
 
   void send(Response response) {
     answering_ = true;
-    server_->pause_if_full();
+    server_->pause_or_resume();
     std::size_t others = server_->answers_;
     if (others > 0 && others + response.body.size() > kMaxAnswers) response = too_busy();
     server_->answers_ += response.body.size();
@@ -121,7 +126,10 @@ class HttpServer::Connection final : public StreamEvents, public Retirable {
     }
     if (sent_ < answer_.size() || stream_->queued() > 0) return;
     release_answer();
-    if (!std::exchange(shut_, true)) stream_->shutdown();
+    if (!std::exchange(shut_, true)) {
+      stream_->shutdown();
+      server_->pause_or_resume();
+    }
     finish_if_over();
   }
 
@@ -157,26 +165,26 @@ Status HttpServer::listen(int descriptor) {
   auto listener = network_.listen(descriptor, this);
   if (!listener) return fail(listener.error());
   listeners_.push_back(std::move(*listener));
-  pause_if_full();
+  pause_or_resume();
   return {};
 }
 
 void HttpServer::on_accept(std::unique_ptr<Stream> stream) {
   if (connections_.size() >= kMaxConnections) {
-    if (Connection* oldest = oldest_waiting()) oldest->abandon();
+    if (Connection* oldest = oldest_idle()) oldest->give_way();
   }
   connections_.push_back(std::make_unique<Connection>(*this, std::move(stream)));
 }
 
-HttpServer::Connection* HttpServer::oldest_waiting() const {
+HttpServer::Connection* HttpServer::oldest_idle() const {
   const auto found = std::find_if(connections_.begin(), connections_.end(),
                                   [](const auto& each) { return !each->answering(); });
   return found == connections_.end() ? nullptr : found->get();
 }
 
-void HttpServer::pause_if_full() {
-  if (connections_.size() < kMaxConnections || oldest_waiting() != nullptr) return;
-  for (auto& listener : listeners_) listener->pause();
+void HttpServer::pause_or_resume() {
+  const bool full = connections_.size() >= kMaxConnections && oldest_idle() == nullptr;
+  for (auto& listener : listeners_) full ? listener->pause() : listener->resume();
 }
 
 void HttpServer::remove(Connection* connection) {
@@ -185,8 +193,7 @@ void HttpServer::remove(Connection* connection) {
   if (found == connections_.end()) return;
   executor_.retire(std::move(*found));
   connections_.erase(found);
-  if (connections_.size() + 1 != kMaxConnections) return;
-  for (auto& listener : listeners_) listener->resume();
+  pause_or_resume();
 }
 
 }  // namespace meshnode::admin

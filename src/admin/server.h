@@ -15,9 +15,9 @@ namespace meshnode::admin {
 
 class HttpServer final : public AcceptEvents {
  public:
-  /// Connections at once over all listeners. Beyond it the oldest whose request is not whole gives
-  /// way, so that who just holds connections keeps nobody out; while all are being answered,
-  /// accepting pauses, and clients wait in the listeners' queues.
+  /// Connections at once over all listeners. Beyond it the oldest that has no whole request yet, or
+  /// its whole answer, gives way, so that who just holds connections keeps nobody out; while all
+  /// are being answered, accepting pauses, and clients wait in the listeners' queues.
   static constexpr std::size_t kMaxConnections = 64;
   /// A request must be whole this long after accepting; an answer must move on at least this
   /// often, and the client must have closed this long after it was sent.
@@ -43,8 +43,8 @@ class HttpServer final : public AcceptEvents {
  private:
   class Connection;
   /// Null when all are being answered.
-  Connection* oldest_waiting() const;
-  void pause_if_full();
+  Connection* oldest_idle() const;
+  void pause_or_resume();
   void remove(Connection* connection);
 
   Network& network_;

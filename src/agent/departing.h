@@ -7,9 +7,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <utility>
-#include "snapshot/build.h"
-#include "snapshot/slots.h"
+#include <unordered_map>
 #include "snapshot/snapshot.h"
 
 namespace meshnode::agent {
@@ -19,10 +17,13 @@ inline constexpr Duration kDeparting = std::chrono::seconds(5);
 
 class Departing {
  public:
-  /// `before` is about to be followed by a snapshot with `slots`.
-  void compare(const snapshot::Snapshot& before, const snapshot::SlotTable& slots, Instant now) {
+  /// `after` is about to follow `before`.
+  void compare(const snapshot::Snapshot& before, const snapshot::Snapshot& after, Instant now) {
     for (const auto& workload : before.workloads) {
-      if (workload->slot != 0 && slots.slot(workload->id) != workload->slot) {
+      const auto found = after.by_slot.find(workload->slot);
+      const bool stays = found != after.by_slot.end() && found->second->id == workload->id &&
+                         found->second->space == workload->space;
+      if (workload->slot != 0 && !stays) {
         all_.try_emplace(workload->slot, Left{workload, now + kDeparting});
       }
     }
@@ -31,10 +32,11 @@ class Departing {
   bool forget(Instant now) {
     return std::erase_if(all_, [&](const auto& entry) { return entry.second.until <= now; }) > 0;
   }
-  snapshot::Departed all() const {
-    snapshot::Departed found;
+  /// For Snapshot::departed.
+  std::unordered_map<std::uint16_t, std::shared_ptr<const snapshot::LocalWorkload>> all() const {
+    std::unordered_map<std::uint16_t, std::shared_ptr<const snapshot::LocalWorkload>> found;
     for (const auto& [slot, left] : all_) {
-      found.push_back(left.workload);
+      found.emplace(slot, left.workload);
     }
     return found;
   }

@@ -443,11 +443,12 @@ void Worker::rebuild() {
       at.problem = state.problems.front().message;
     }
   }
+  auto next = snapshot::build(catalog_, slots_, credentials, ++revision_);
   if (snapshot_) {
-    departing_.compare(*snapshot_, slots_, loop_.now());
+    departing_.compare(*snapshot_, *next, loop_.now());
   }
-  superseded_.keep(std::move(snapshot_));
-  snapshot_ = snapshot::build(catalog_, slots_, credentials, ++revision_, departing_.all());
+  next->departed = departing_.all();
+  superseded_.keep(std::exchange(snapshot_, std::move(next)));
   hub_.agent().snapshot_revision.set(static_cast<std::int64_t>(revision_));
   if (proxies_) {
     // First who is known, then who is steered here: a caller never meets a stranger's snapshot. Who

@@ -19,7 +19,7 @@ std::size_t DescriptorBudget::default_limit() {
     return 800;  // of the 1,024 that every Linux grants
   }
   const auto all = static_cast<std::size_t>(limit.rlim_cur);
-  return all > 2 * kKeptFree ? std::min(all / 100 * kPerCent, all - kKeptFree) : all / 2;
+  return all > 2 * kKeptFree ? std::min(all * kPerCent / 100, all - kKeptFree) : all / 2;
 }
 
 }  // namespace meshnode::io

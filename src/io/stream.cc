@@ -92,14 +92,19 @@ void UvStream::stop_reading() {
 }
 
 void UvStream::check_alive() {
-  // Bytes that came before the reset may still be read, as they could be without us.
-  int unread = 0;
-  if (!handle_ || failed_ || ioctl(descriptor_of(*handle_), FIONREAD, &unread) != 0 || unread > 0) {
+  // Bytes that came before a reset may still be read, as they could be without us. Not once a write
+  // has failed: what waits for its end may be just what would go on reading.
+  if (!handle_ || failed_ || (broken_ == 0 && has_unread())) {
     return;
   }
   if (const int status = lost(); status != 0) {
     fail_with(status);
   }
+}
+
+bool UvStream::has_unread() const {
+  int unread = 0;
+  return ioctl(descriptor_of(*handle_), FIONREAD, &unread) != 0 || unread > 0;
 }
 
 int UvStream::lost() const {
@@ -203,10 +208,13 @@ void UvStream::on_written(std::size_t size, int status) {
   }
   if (status != 0) {
     // What the peer said before it closed may still be there to be read, and say why. Reading
-    // comes to its end behind that: to the kernel the connection is over both ways.
+    // comes to its end behind that: to the kernel the connection is over both ways. Who does not
+    // read has until the next look at such streams.
     broken_ = broken_ != 0 ? broken_ : status;
-    if (!reading_) {
-      check_alive();
+    if (!reading_ && has_unread()) {
+      loop_.reads_no_more(*this);
+    } else if (!reading_) {
+      fail_with(status);
     }
     return;
   }

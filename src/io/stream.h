@@ -36,6 +36,7 @@ class UvStream final : public Stream {
   /// A stream that does not read is in no poll set: the loop asks now and then whether its
   /// connection was reset meanwhile.
   void check_alive();
+  bool has_unread() const;
   void submit();
   void on_written(std::size_t size, int status);
   void fail_with(int status);

@@ -24,10 +24,6 @@ class Inbound::Delivered final : public Connection, private DialEvents {
     addresses_.source = source;
   }
   ~Delivered() override { *alive_ = false; }
-  void give_up() override {
-    Connection::give_up();
-    *alive_ = false;
-  }
 
   void describe_caller(const SpiffeId* identity) {
     const snapshot::Snapshot& snapshot = *context_.snapshot;
@@ -96,6 +92,10 @@ class Inbound::Delivered final : public Connection, private DialEvents {
     refuse_with(dial_failed(context_, addresses_.destination, error), error.message, 503);
   }
 
+  void give_up() override {
+    Connection::give_up();
+    *alive_ = false;
+  }
   void refuse_with(telemetry::Flag flag, const std::string& reason, int status) {
     record_refusal(flag, reason);
     if (hbone_ != nullptr) {

@@ -25,8 +25,7 @@ bool has_workload(const Snapshot& snapshot, const SpiffeId& identity) {
 std::shared_ptr<const snapshot::LocalWorkload> caller_of(const Snapshot& snapshot,
                                                          const OutboundFacts& facts) {
   const std::optional<std::uint16_t> slot = facts.space != 0 ? facts.space : facts.slot;
-  auto caller = slot ? snapshot.caller(*slot) : nullptr;
-  return caller && caller->space == facts.space ? caller : nullptr;
+  return slot ? snapshot.caller(*slot, facts.space) : nullptr;
 }
 
 bool reached_directly(const SocketAddress& accepted_on,

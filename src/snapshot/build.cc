@@ -226,12 +226,9 @@ class Builder {
 
 }  // namespace
 
-std::shared_ptr<const Snapshot> build(const model::Catalog& catalog, const SlotTable& slots,
-                                      const Credentials& credentials, std::uint64_t revision,
-                                      const Departed& departed) {
-  auto snapshot = Builder(catalog, slots, credentials).run(revision);
-  for (const auto& workload : departed) snapshot->by_slot.emplace(workload->slot, workload);
-  return snapshot;
+std::shared_ptr<Snapshot> build(const model::Catalog& catalog, const SlotTable& slots,
+                                const Credentials& credentials, std::uint64_t revision) {
+  return Builder(catalog, slots, credentials).run(revision);
 }
 
 }  // namespace meshnode::snapshot

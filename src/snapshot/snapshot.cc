@@ -35,17 +35,25 @@ const Route* Snapshot::route(const SocketAddress& destination) const {
   return it == routes.end() ? nullptr : &it->second;
 }
 
-std::shared_ptr<const LocalWorkload> Snapshot::caller(std::uint16_t slot) const {
-  const auto it = by_slot.find(slot);
-  return it == by_slot.end() ? nullptr : it->second;
+std::shared_ptr<const LocalWorkload> Snapshot::caller(std::uint16_t slot,
+                                                      std::uint16_t space) const {
+  for (const auto* known : {&by_slot, &departed}) {
+    const auto it = known->find(slot);
+    if (it != known->end() && it->second->space == space) return it->second;
+  }
+  return nullptr;
+}
+
+std::shared_ptr<const LocalWorkload> Snapshot::owner(std::uint16_t space) const {
+  const auto it = by_slot.find(space);
+  return it != by_slot.end() && it->second->space == space ? it->second : nullptr;
 }
 
 std::shared_ptr<const LocalWorkload> Snapshot::callee(const SocketAddress& destination,
                                                       std::uint16_t space) const {
   if (space != 0) {
-    auto workload = caller(space);
-    const bool there = workload && workload->space == space && workload->declares(destination.port);
-    return there ? workload : nullptr;
+    auto workload = owner(space);
+    return workload && workload->declares(destination.port) ? workload : nullptr;
   }
   const auto it = inbound.find(normalised(destination));
   return it == inbound.end() ? nullptr : it->second;
@@ -85,8 +93,8 @@ Result<std::shared_ptr<const LocalWorkload>> Snapshot::for_server_name(
 
 Result<std::shared_ptr<const LocalWorkload>> Snapshot::in_namespace(
     std::optional<std::string_view> server_name, std::uint16_t space) const {
-  auto workload = caller(space);
-  if (!workload || workload->space != space) {
+  auto workload = owner(space);
+  if (!workload) {
     return fail(ErrorCode::kNotFound, "the workload of this network namespace is not enrolled now");
   }
   if (server_name && lower(*server_name) != workload->identity.server_name()) {

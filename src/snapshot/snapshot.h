@@ -114,11 +114,16 @@ class Snapshot {
   std::optional<std::pair<IpAddress, IpAddress>> dialled_as;
   std::unordered_map<std::string, std::shared_ptr<const LocalWorkload>> by_server_name;
   std::unordered_map<std::uint16_t, std::shared_ptr<const LocalWorkload>> by_slot;
+  /// Workloads that are none any more, by the slot that rules may lead to for a while yet: callers,
+  /// and nothing else.
+  std::unordered_map<std::uint16_t, std::shared_ptr<const LocalWorkload>> departed;
   std::unordered_map<SpiffeId, Party> parties;       ///< known workloads by identity
   std::unordered_map<IpAddress, Party> party_by_ip;  ///< known workloads by address, where one only
 
   const Route* route(const SocketAddress& destination) const;
-  std::shared_ptr<const LocalWorkload> caller(std::uint16_t slot) const;
+  /// The workload that calls from capture slot `slot` in the network namespace `space`, also one
+  /// that has left of late.
+  std::shared_ptr<const LocalWorkload> caller(std::uint16_t slot, std::uint16_t space) const;
   /// The workload whose declared endpoint `destination` is, in the network namespace `space`. A
   /// loopback address stands for the node itself; in another network namespace, any address that
   /// led there is the workload's.
@@ -132,6 +137,8 @@ class Snapshot {
       std::optional<std::string_view> server_name, const Arrival& arrival) const;
 
  private:
+  /// The workload that has the network namespace `space` to itself.
+  std::shared_ptr<const LocalWorkload> owner(std::uint16_t space) const;
   Result<std::shared_ptr<const LocalWorkload>> in_namespace(
       std::optional<std::string_view> server_name, std::uint16_t space) const;
 };

@@ -23,7 +23,7 @@ struct ContextCallbacks {
 inline constexpr std::size_t kMaxHandshakeMessage = 64 * 1024;
 
 /// Session tickets a server may send on one session. None is kept, but each costs us a key
-/// derivation; servers send two to four.
+/// derivation; servers send two to four. Counted after each read, so that one read's more may come.
 inline constexpr unsigned kMaxTickets = 32;
 
 /// Said in two places each: who notices first depends on what the peer sends.

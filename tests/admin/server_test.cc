@@ -188,6 +188,15 @@ TEST_CASE("who holds connections without a request keeps nobody out") {
   }
   CHECK((idlers[0]->ended || idlers[0]->error));
   CHECK_FALSE((idlers[10]->ended || idlers[10]->error));
+  // Nor does who has been answered, and stays.
+  std::vector<std::unique_ptr<FakePeer>> answered;
+  for (std::size_t i = 0; i < HttpServer::kMaxConnections + 3; ++i) {
+    answered.push_back(world.connect());
+    answered.back()->send(kGet);
+    world.loop.run();
+    CHECK(answered.back()->received.starts_with("HTTP/1.1 200 "));
+    CHECK(world.server->connections() <= HttpServer::kMaxConnections);
+  }
 }
 
 TEST_CASE("answers on their way to slow clients are bounded in total") {

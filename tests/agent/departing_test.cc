@@ -2,43 +2,59 @@
 
 #include <catch2/catch.hpp>
 #include <chrono>
+#include <vector>
 
 using namespace meshnode;
 using namespace meshnode::agent;
 using namespace std::chrono_literals;
 
-TEST_CASE("who leaves the configuration is a caller for as long as rules may lead here") {
-  const WorkloadId web{"shop", "web"};
-  const WorkloadId client{"shop", "client"};
-  snapshot::SlotTable slots;
-  REQUIRE(slots.assign({web, client}));
-  snapshot::Snapshot before;
-  for (const WorkloadId& id : {web, client}) {
+namespace {
+
+struct At {
+  const char* name;
+  std::uint16_t slot;
+  std::uint16_t space = 0;
+};
+
+snapshot::Snapshot with(const std::vector<At>& workloads) {
+  snapshot::Snapshot made;
+  for (const At& at : workloads) {
     auto one = std::make_shared<snapshot::LocalWorkload>();
-    one->id = id;
-    one->slot = slots.slot(id);
-    before.workloads.push_back(one);
-    before.by_slot.emplace(one->slot, one);
+    one->id = {"shop", at.name};
+    one->slot = at.slot;
+    one->space = at.space;
+    made.workloads.push_back(one);
+    made.by_slot.emplace(one->slot, one);
   }
-  const std::uint16_t old = slots.slot(client);
-  REQUIRE(slots.assign({web}));
+  return made;
+}
+
+}  // namespace
+
+TEST_CASE("who leaves the configuration is a caller for as long as rules may lead here") {
+  const auto before = with({{"web", 1}, {"client", 2}});
+  auto after = with({{"web", 1}});
   Departing departing;
   const Instant now{};
-  departing.compare(before, slots, now);
+  departing.compare(before, after, now);
   REQUIRE(departing.all().size() == 1);
-  CHECK(departing.all()[0]->id == client);
+  CHECK(departing.all().at(2)->id == WorkloadId{"shop", "client"});
 
-  // The next snapshot has it among the callers only, and does not make it stay longer.
-  snapshot::Snapshot after;
-  after.workloads.push_back(before.workloads[0]);
-  after.by_slot = before.by_slot;
-  CHECK(after.caller(old));
-  departing.compare(after, slots, now + 4s);
+  // The next snapshot has it among the departed only, and does not make it stay longer.
+  after.departed = departing.all();
+  departing.compare(after, with({{"web", 1}}), now + 4s);
   CHECK_FALSE(departing.forget(now + 4s));
   CHECK(departing.all().size() == 1);
   CHECK(departing.forget(now + kDeparting));
-  CHECK(departing.all().empty());
-  departing.compare(after, slots, now + kDeparting);
+  departing.compare(after, with({{"web", 1}}), now + kDeparting);
   CHECK(departing.all().empty());
   CHECK_FALSE(departing.forget(now + 60s));
+}
+
+TEST_CASE("who moves between the host and a network namespace has left where it was") {
+  Departing departing;
+  departing.compare(with({{"web", 1}, {"client", 2, 2}}), with({{"web", 1, 1}, {"client", 2, 2}}),
+                    Instant{});
+  REQUIRE(departing.all().size() == 1);
+  CHECK(departing.all().at(1)->space == 0);
 }

@@ -599,6 +599,17 @@ TEST_CASE("who is not read from yet is missed when it goes, and what it said bef
   CHECK(joined.far_ear.data == "first this");
 }
 
+TEST_CASE("a reset that a write meets is told though what came before it is never read") {
+  Joined joined;
+  joined.far->stop_reading();
+  say(*joined.near, "nobody reads this");
+  say(*joined.far, std::string(std::size_t{32} << 20U, 'x'));  // nor this, beyond what fits
+  REQUIRE(joined.far->queued() > 0);
+  joined.near->reset();
+  joined.until([&] { return joined.far_ear.error.has_value(); });
+  CHECK(joined.far_ear.error->code == ErrorCode::kReset);
+}
+
 TEST_CASE("a stream dropped in the middle is a reset, one that was shut down is not") {
   const bool orderly = GENERATE(false, true);
   Joined joined;

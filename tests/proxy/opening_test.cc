@@ -60,7 +60,7 @@ TEST_CASE("what is sent ahead of an open way counts as memory, and is cut for it
   CHECK(slow.caller->answer.refused);
 }
 
-TEST_CASE("a program that is gone before its way is open is not dialled for") {
+TEST_CASE("a program that is gone before its way is open is waited for no longer") {
   World world;
   world.open();
   const bool tunnelled = GENERATE(true, false);

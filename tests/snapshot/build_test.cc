@@ -81,21 +81,20 @@ SocketAddress at(const char* text) { return *SocketAddress::parse(text); }
 
 }  // namespace
 
-TEST_CASE("who has left is a caller still, but no workload, no callee and nobody's certificate") {
-  auto left = std::make_shared<LocalWorkload>();
-  left->id = {"shop", "left"};
-  left->slot = 77;
-  left->ports = {4711};
-  left->own = {*IpAddress::parse("10.77.0.1")};
-  auto usurper = std::make_shared<LocalWorkload>();
-  usurper->slot = 1;
+TEST_CASE("who has left is a caller still, where it was, and nothing else") {
   const model::Catalog catalog = catalog_of(kNode + kWeb, {*IpAddress::parse("10.77.0.1")});
-  const auto snapshot = build(catalog, slots_of(catalog), {}, 7, {left, usurper});
-  CHECK(snapshot->caller(77) == left);
-  CHECK(snapshot->workloads.size() == 1);
-  CHECK(snapshot->caller(1) == snapshot->workloads[0]);
-  CHECK_FALSE(snapshot->callee(at("10.77.0.1:4711"), 0));
-  CHECK(snapshot->by_address.empty());
+  const auto snapshot = build(catalog, slots_of(catalog), {}, 7);
+  const std::uint16_t space = GENERATE(as<std::uint16_t>{}, 0, 77);
+  auto left = std::make_shared<LocalWorkload>();
+  left->space = space;
+  left->ports = {4711};
+  auto usurper = std::make_shared<LocalWorkload>();
+  snapshot->departed = {{77, left}, {snapshot->workloads[0]->slot, usurper}};
+  CHECK(snapshot->caller(77, space) == left);
+  CHECK_FALSE(snapshot->caller(77, 78));
+  CHECK(snapshot->caller(snapshot->workloads[0]->slot, 0) == snapshot->workloads[0]);
+  CHECK_FALSE(snapshot->callee(at("10.77.0.1:4711"), space));
+  CHECK_FALSE(snapshot->for_server_name(std::nullopt, {77, *IpAddress::parse("10.77.0.1")}));
 }
 
 TEST_CASE("a virtual address leads to the local and the far endpoint") {
@@ -193,10 +192,10 @@ TEST_CASE("the caller is found by slot") {
   REQUIRE(snapshot->workloads.size() == 2);
   for (const auto& workload : snapshot->workloads) {
     CHECK(workload->slot != 0);
-    CHECK(snapshot->caller(workload->slot) == workload);
+    CHECK(snapshot->caller(workload->slot, 0) == workload);
   }
-  CHECK(snapshot->caller(0) == nullptr);
-  CHECK(snapshot->caller(9) == nullptr);
+  CHECK(snapshot->caller(0, 0) == nullptr);
+  CHECK(snapshot->caller(9, 0) == nullptr);
 }
 
 TEST_CASE("a server name asks for one workload, none asks for the default") {
@@ -310,7 +309,7 @@ TEST_CASE("10,000 endpoints are joined and built well within a second") {
   // Processor time, so that a busy machine does not fail the test.
   const auto start = std::clock();
   const model::Catalog catalog = make_catalog(set.accepted(), {"host", {}});
-  auto snapshot = build(catalog, slots_of(catalog), {}, 1);
+  std::shared_ptr<const Snapshot> snapshot = build(catalog, slots_of(catalog), {}, 1);
   const double seconds = static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
   std::shared_ptr<const Snapshot> current;
   const auto before_swap = std::chrono::steady_clock::now();
