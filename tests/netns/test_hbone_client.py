@@ -115,15 +115,15 @@ def test_a_closed_port_is_503(mesh, tunnel):
 
 @pytest.mark.full
 def test_a_port_that_never_answers_is_503_after_ten_seconds(mesh, tunnel):
-    rule = ["OUTPUT", "-o", "lo", "-p", "tcp", "--dport", str(CLOSED), "-j", "DROP"]
-    mesh.b.run(["iptables", "-t", "raw", "-I", *rule])
+    rule = ["INPUT", "-i", "lo", "-p", "tcp", "--dport", str(CLOSED), "-j", "DROP"]
+    mesh.b.run(["iptables", "-A", *rule])
     try:
         started = time.monotonic()
         _, stream = tunnel.connect(authority(mesh, CLOSED))
         assert stream.status == 503
         assert 9 < time.monotonic() - started < 12
     finally:
-        mesh.b.run(["iptables", "-t", "raw", "-D", *rule])
+        mesh.b.run(["iptables", "-D", *rule])
 
 
 MALFORMED = {
