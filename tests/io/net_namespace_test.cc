@@ -26,6 +26,26 @@ ino_t own_inode() {
   return info.st_ino;
 }
 
+/// A namespace, and what acts in it.
+struct Inside {
+  explicit Inside(bool loopback_up = true) : space(loopback_up), opened(open()) {}
+  NetNamespace open() const {
+    auto found = NetNamespace::at(space.path());
+    REQUIRE(found);
+    return std::move(*found);
+  }
+  void ip(const std::string& lines) {
+    const auto ran = kernel.run({"ip", "-batch", "-"}, lines);
+    REQUIRE(ran);
+    INFO(ran->error);
+    REQUIRE(ran->exit_code == 0);
+  }
+  TestNamespace space;
+  NetNamespace opened;
+  HostKernel host;
+  NamespaceKernel kernel{host, opened};
+};
+
 }  // namespace
 
 TEST_CASE("a network namespace is opened by a path and by a process, as the same one") {
@@ -133,66 +153,52 @@ TEST_CASE("a thread is inside a namespace for a while and back afterwards") {
 
 TEST_CASE("programs and files of a namespace are those inside, cgroups those outside") {
   if (!test::may_make_namespaces()) return;
-  const TestNamespace one;
-  const auto opened = NetNamespace::at(one.path());
-  REQUIRE(opened);
-  HostKernel host;
-  NamespaceKernel kernel(host, *opened);
+  Inside one;
   const ino_t home = own_inode();
-  auto made = kernel.run({"ip", "link", "add", "mn-inside", "type", "bridge"}, "");
+  auto made = one.kernel.run({"ip", "link", "add", "mn-inside", "type", "bridge"}, "");
   REQUIRE(made);
   INFO(made->error);
   REQUIRE(made->exit_code == 0);
-  const auto devices = kernel.read("/proc/net/dev");
+  const auto devices = one.kernel.read("/proc/net/dev");
   REQUIRE(devices);
   CHECK(devices->find("mn-inside") != std::string::npos);
-  CHECK(host.read("/proc/net/dev")->find("mn-inside") == std::string::npos);
+  CHECK(one.host.read("/proc/net/dev")->find("mn-inside") == std::string::npos);
   const std::string forward = "/proc/sys/net/ipv4/conf/mn-inside/forwarding";
-  CHECK(kernel.write(forward, "1"));
-  CHECK(*kernel.read(forward) == "1\n");
-  CHECK_FALSE(host.read(forward));
-  CHECK(*kernel.read("/proc/self/cgroup") == *host.read("/proc/self/cgroup"));
+  CHECK(one.kernel.write(forward, "1"));
+  CHECK(*one.kernel.read(forward) == "1\n");
+  CHECK_FALSE(one.host.read(forward));
+  CHECK(*one.kernel.read("/proc/self/cgroup") == *one.host.read("/proc/self/cgroup"));
   CHECK(own_inode() == home);
 
   // Also from a thread that is not the process's first.
   std::thread([&] {
-    CHECK(kernel.read("/proc/net/dev")->find("mn-inside") != std::string::npos);
+    CHECK(one.kernel.read("/proc/net/dev")->find("mn-inside") != std::string::npos);
   }).join();
 }
 
 TEST_CASE("programs in a namespace have a turn's time together, and none begins after it") {
   if (!test::may_make_namespaces()) return;
-  const TestNamespace one;
-  const auto opened = NetNamespace::at(one.path());
-  REQUIRE(opened);
-  HostKernel host;
-  NamespaceKernel kernel(host, *opened);
-  kernel.begin_turn(std::chrono::milliseconds(20));
-  CHECK(kernel.run({"sleep", "0.05"}, ""));
-  const auto late = kernel.run({"ip", "link"}, "");
+  Inside one;
+  one.kernel.begin_turn(std::chrono::milliseconds(20));
+  CHECK(one.kernel.run({"sleep", "0.05"}, ""));
+  const auto late = one.kernel.run({"ip", "link"}, "");
   REQUIRE_FALSE(late);
   CHECK(late.error().code == ErrorCode::kTimeout);
   CHECK(late.error().message.find("ip: not run, as the programs before it took 20 ms") == 0);
-  kernel.prolong();  // for what must be put back
-  CHECK(kernel.run({"ip", "link"}, ""));
-  kernel.begin_turn(std::chrono::seconds(5));
-  CHECK(kernel.run({"ip", "link"}, ""));
+  one.kernel.prolong();  // for what must be put back
+  CHECK(one.kernel.run({"ip", "link"}, ""));
+  one.kernel.begin_turn(std::chrono::seconds(5));
+  CHECK(one.kernel.run({"ip", "link"}, ""));
 }
 
 TEST_CASE("addresses of a namespace are told without loopback, and whether loopback is up") {
   if (!test::may_make_namespaces()) return;
-  const TestNamespace one(false);
-  const auto opened = NetNamespace::at(one.path());
-  REQUIRE(opened);
-  HostKernel host;
-  NamespaceKernel kernel(host, *opened);
-  CHECK_FALSE(addresses_in(*opened)->loopback_up);
-  CHECK(addresses_in(*opened)->addresses.empty());
-  REQUIRE(kernel.run({"ip", "link", "set", "lo", "up"}, "")->exit_code == 0);
-  REQUIRE(kernel.run({"ip", "link", "add", "mn0", "type", "bridge"}, "")->exit_code == 0);
-  REQUIRE(kernel.run({"ip", "link", "set", "mn0", "up"}, "")->exit_code == 0);
-  REQUIRE(kernel.run({"ip", "address", "add", "10.9.8.7/24", "dev", "mn0"}, "")->exit_code == 0);
-  const auto now = addresses_in(*opened);
+  Inside one(false);
+  CHECK_FALSE(addresses_in(one.opened)->loopback_up);
+  CHECK(addresses_in(one.opened)->addresses.empty());
+  one.ip("link set lo up\nlink add mn0 type bridge\nlink set mn0 up\n"
+         "address add 10.9.8.7/24 dev mn0\n");
+  const auto now = addresses_in(one.opened);
   REQUIRE(now);
   CHECK(now->loopback_up);
   CHECK(now->addresses == std::vector<IpAddress>{*IpAddress::parse("10.9.8.7")});
@@ -200,37 +206,24 @@ TEST_CASE("addresses of a namespace are told without loopback, and whether loopb
 
 TEST_CASE("addresses are told as the kernel has them, and no more of them than are asked for") {
   if (!test::may_make_namespaces()) return;
-  const TestNamespace one;
-  const auto opened = NetNamespace::at(one.path());
-  REQUIRE(opened);
-  HostKernel host;
-  NamespaceKernel kernel(host, *opened);
-  const auto ip = [&](const std::string& lines) {
-    const auto ran = kernel.run({"ip", "-batch", "-"}, lines);
-    INFO(ran->error);
-    REQUIRE(ran->exit_code == 0);
-  };
-  ip("link add mn0 type bridge\nlink add mn1 type bridge\nlink set mn0 up\n"
+  Inside one;
+  one.ip("link add mn0 type bridge\nlink add mn1 type bridge\nlink set mn0 up\n"
      "address add 10.9.8.7 peer 10.9.8.1/32 dev mn0\naddress add 10.9.7.1/24 dev mn1\n"
      "address add fd00::7/64 dev mn0 nodad\n");
-  CHECK(addresses_in(*opened)->addresses == std::vector<IpAddress>{*IpAddress::parse("10.9.8.7"),
+  CHECK(addresses_in(one.opened)->addresses == std::vector<IpAddress>{*IpAddress::parse("10.9.8.7"),
                                                                   *IpAddress::parse("fd00::7")});
   std::string many;
   for (unsigned i = 0; i < kMaxAddressesRead; ++i) {
     many += "address add 127.1." + std::to_string(i / 256) + "." + std::to_string(i % 256) +
             "/32 dev lo\n";
   }
-  ip(many);
-  CHECK(addresses_in(*opened)->addresses.empty());
+  one.ip(many);
+  CHECK(addresses_in(one.opened)->addresses.empty());
 }
 
 TEST_CASE("addresses that others change meanwhile hide none that stays") {
   if (!test::may_make_namespaces()) return;
-  const TestNamespace one;
-  const auto opened = NetNamespace::at(one.path());
-  REQUIRE(opened);
-  HostKernel host;
-  NamespaceKernel kernel(host, *opened);
+  Inside one;
   std::string lines = "link add mn0 type bridge\nlink set mn0 up\n";
   constexpr int kStay = 1000;  // several messages of the kernel's
   for (int i = 0; i < kStay + 2; ++i) {
@@ -239,7 +232,7 @@ TEST_CASE("addresses that others change meanwhile hide none that stays") {
   }
   const IpAddress first = *IpAddress::parse("10.9.0.1");
   const IpAddress second = *IpAddress::parse("10.9.0.2");
-  REQUIRE(kernel.run({"ip", "-batch", "-"}, lines)->exit_code == 0);
+  one.ip(lines);
   std::string flapping;  // the first of the list: all that follow change places
   for (int i = 0; i < 2000; ++i) {
     flapping += "address del 10.9.0.1/32 dev mn0\naddress add 10.9.0.1/32 dev mn0\n"
@@ -248,13 +241,13 @@ TEST_CASE("addresses that others change meanwhile hide none that stays") {
   std::atomic<bool> over = false;
   std::thread others([&] {
     HostKernel own;
-    NamespaceKernel in(own, *opened);
+    NamespaceKernel in(own, one.opened);
     while (!over) static_cast<void>(in.run({"ip", "-batch", "-"}, flapping));
   });
   std::size_t listed = 0;
   std::size_t short_ones = 0;
   for (int i = 0; i < 2000; ++i) {
-    const auto now = addresses_in(*opened);
+    const auto now = addresses_in(one.opened);
     if (!now) continue;
     ++listed;
     const auto stays = [&](const IpAddress& ip) { return ip != first && ip != second; };
@@ -268,18 +261,11 @@ TEST_CASE("addresses that others change meanwhile hide none that stays") {
 
 TEST_CASE("whoever is root in a namespace does not answer for the kernel") {
   if (!test::may_make_namespaces()) return;
-  const TestNamespace one;
-  const auto opened = NetNamespace::at(one.path());
-  REQUIRE(opened);
-  HostKernel host;
-  NamespaceKernel kernel(host, *opened);
-  REQUIRE(kernel
-              .run({"ip", "-batch", "-"},
-                   "link add mn0 type bridge\nlink set mn0 up\naddress add 10.9.8.7/32 dev mn0\n")
-              ->exit_code == 0);
+  Inside one;
+  one.ip("link add mn0 type bridge\nlink set mn0 up\naddress add 10.9.8.7/32 dev mn0\n");
   std::atomic<bool> over = false;
   std::thread root([&] {
-    const InNamespace inside(*opened);
+    const InNamespace inside(one.opened);
     const int liar = ::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
     sockaddr_nl own{};
     own.nl_family = AF_NETLINK;
@@ -298,7 +284,7 @@ TEST_CASE("whoever is root in a namespace does not answer for the kernel") {
   });
   unsigned whole = 0;
   for (int i = 0; i < 3000; ++i) {
-    const auto now = addresses_in(*opened);
+    const auto now = addresses_in(one.opened);
     if (now && now->addresses.size() == 1) ++whole;
   }
   over = true;

@@ -47,9 +47,10 @@ class Seen:
                    if problem["code"] in ("peer-refused", "limit-reached", "tunnel-failed"))
 
     def lines(self, address, cause):
+        # The connections of a tunnel that were not open yet have lines of their own.
         return [line for line in self.host.log()[self.log:].splitlines()
                 if "connection failed" in line and address in line
-                and re.search(cause, line, re.I)]
+                and "the caller left before" not in line and re.search(cause, line, re.I)]
 
     def check(self, address, cause, code, who):
         more = (1, self.reason is not None, self.limit is not None)

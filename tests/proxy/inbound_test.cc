@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "proxy/node.h"
+#include "proxy/caller.h"
 
 using namespace meshnode;
 using namespace meshnode::proxy;
@@ -18,21 +18,12 @@ struct Peer final : TunnelOwner {
   explicit Peer(World& of, const std::shared_ptr<const tls::Credential>& credential,
                 const SpiffeId& expected = kReviews)
       : world(of), context(recorders.context(of.loop, of.network, nullptr)) {
-    struct Dialled final : DialEvents {
-      std::unique_ptr<Stream> stream;
-      void on_connected(std::unique_ptr<Stream> got) override { stream = std::move(got); }
-      void on_dial_failed(const Error& why) override { FAIL(why.message); }
-    } dialled;
-    DialOptions options;
-    options.to = at("10.0.0.2:15008");
-    const auto dial = world.network.dial(options, &dialled);
-    world.loop.run();
-    REQUIRE(dialled.stream);
+    auto wire = dialled(world);
     tunnel = std::make_unique<Tunnel>(context, Role::kClient, static_cast<TunnelOwner*>(this));
     auto session = tls::Session::client(
         credential, expected, [this] { return context.clock.wall_now(); }, tunnel->tls_events());
     REQUIRE(session);
-    tunnel->start(std::move(dialled.stream), std::move(*session));
+    tunnel->start(std::move(wire), std::move(*session));
     world.loop.run();
   }
   ~Peer() override {
