@@ -44,8 +44,9 @@ void Connection::on_pipe_done(const std::string& error, bool silent) {
 
 void Connection::on_error(const Error& error) {
   give_up();
-  record_refusal(telemetry::Flag::kConnect, "the caller left before it was through: " +
-                                                error.message);
+  record_refusal(error.code == ErrorCode::kLimit ? telemetry::Flag::kOverload
+                                                 : telemetry::Flag::kConnect,
+                 "it ended before its way was open: " + error.message);
 }
 
 std::size_t Connection::buffered() const {
@@ -55,8 +56,7 @@ std::size_t Connection::buffered() const {
 void Connection::cut(const std::string& why) {
   if (!pipe_) {
     give_up();
-    record_refusal(telemetry::Flag::kOverload, why);
-    stream_->reset();
+    turn_away(why);
     return;
   }
   pipe_->abort();

@@ -33,6 +33,8 @@ class Connection : public Retirable, private PipeEvents, private StreamEvents {
   /// It never opens: logs and counts it. What to tell the caller is the derived class's; the
   /// object dies with the current callback.
   void record_refusal(telemetry::Flag flag, const std::string& reason);
+  /// Refuses, as an overload, the caller whose way is not open yet.
+  virtual void turn_away(const std::string& why) = 0;
   /// Nobody waits for the far side any more: no way there is to be tried from here on.
   virtual void give_up() { dial_.reset(); }
 

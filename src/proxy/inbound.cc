@@ -92,6 +92,9 @@ class Inbound::Delivered final : public Connection, private DialEvents {
     refuse_with(dial_failed(context_, addresses_.destination, error), error.message, 503);
   }
 
+  void turn_away(const std::string& why) override {
+    refuse_with(telemetry::Flag::kOverload, why, 503);
+  }
   void give_up() override {
     Connection::give_up();
     *alive_ = false;

@@ -119,6 +119,9 @@ class Outbound::Captured final : public Connection, private DialEvents, private 
     record_refusal(flag, reason);
     stream_->reset();
   }
+  void turn_away(const std::string& why) override {
+    refuse_with(telemetry::Flag::kOverload, why);
+  }
   void give_up() override {
     Connection::give_up();
     request_.reset();

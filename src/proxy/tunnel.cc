@@ -453,10 +453,18 @@ void Tunnel::fail_with(const std::string& reason) {
   gone(reason);
 }
 
+Error Tunnel::end_of_streams(const std::string& reason) const {
+  const bool limit = failure_ == telemetry::Flag::kOverload || !calm_reason_.empty();
+  if (role_ == Role::kClient || !limit) {
+    return {ErrorCode::kReset, reason};  // callers of our own may try another tunnel
+  }
+  return {ErrorCode::kLimit, calm_reason_.empty() ? reason : calm_reason_};
+}
+
 void Tunnel::linger() {
   // Closing with unread bytes would send RST, and the peer might never read the alert or GOAWAY.
   lingering_ = true;
-  hbone_.abandon({ErrorCode::kReset, linger_reason_});
+  hbone_.abandon(end_of_streams(linger_reason_));
   stream_->shutdown();
   timer_->start(kLinger);
 }
@@ -495,7 +503,7 @@ void Tunnel::gone(const std::string& error) {
   timer_->stop();
   const bool was_ready = ready_;
   const std::string& why = hbone_.complaint().empty() ? error : hbone_.complaint();
-  hbone_.abandon({ErrorCode::kReset, why.empty() ? "the tunnel was closed" : why});
+  hbone_.abandon(end_of_streams(why.empty() ? "the tunnel was closed" : why));
   owner_->on_tunnel_gone(*this, !was_ready, why);
 }
 

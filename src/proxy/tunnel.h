@@ -151,6 +151,7 @@ class Tunnel final : public Retirable,
   void fail_with(const std::string& reason);
   void fail_for_offence();
   void linger();
+  Error end_of_streams(const std::string& reason) const;
   void end_gracefully();
   void give_up_closing();
   void gone(const std::string& error);

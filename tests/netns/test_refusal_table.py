@@ -21,6 +21,7 @@ from procs import eventually
 
 WEB_NAME = pki.server_name("shop", "web")
 FAILED = "istio_tcp_connections_failed_total"
+UNOPENED = "it ended before its way was open"
 
 
 class Seen:
@@ -46,15 +47,24 @@ class Seen:
         return sum(problem["count"] for problem in self.host.problems()
                    if problem["code"] in ("peer-refused", "limit-reached", "tunnel-failed"))
 
-    def lines(self, address, cause):
-        # The connections of a tunnel that were not open yet have lines of their own.
+    def failed_for(self, address, cause):
         return [line for line in self.host.log()[self.log:].splitlines()
                 if "connection failed" in line and address in line
-                and "the caller left before" not in line and re.search(cause, line, re.I)]
+                and re.search(cause, line, re.I)]
+
+    def lines(self, address, cause):
+        return [line for line in self.failed_for(address, cause) if UNOPENED not in line]
+
+    def gained(self, address, cause):
+        """Without the connections of a tunnel that were not open when it ended: they have lines of
+        their own."""
+        unopened = len(self.failed_for(address, f"{UNOPENED}: .*(?:{cause})"))
+        gained = [now - before for now, before in zip(self.counts(), self.before)]
+        return gained[0] - unopened, *gained[1:]
 
     def check(self, address, cause, code, who):
         more = (1, self.reason is not None, self.limit is not None)
-        eventually(lambda: self.counts() == tuple(x + y for x, y in zip(self.before, more)), 5,
+        eventually(lambda: self.gained(address, cause) == more, 5,
                    what=f"one more {self.failed}, {self.reason}, {self.limit}: {self.before}")
         lines = eventually(lambda: self.lines(address, cause), 5,
                            what=f"a line in the access log that says {cause}")

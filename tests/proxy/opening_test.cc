@@ -1,4 +1,5 @@
 /// Connections whose far side is not there yet, and callers that do not wait for it.
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <memory>
 #include <string>
@@ -57,7 +58,25 @@ TEST_CASE("what is sent ahead of an open way counts as memory, and is cut for it
   CHECK(slow.world.b.proxy->holdings().empty());
   REQUIRE(slow.world.b.refusals().size() == 1);
   CHECK(slow.world.b.refusals()[0].flag == telemetry::Flag::kOverload);
-  CHECK(slow.caller->answer.refused);
+  REQUIRE(slow.caller->answer.refused);
+  CHECK(slow.caller->answer.status == 503);
+  CHECK(slow.world.b.recorders.metrics.refused(telemetry::Refusal::kLimit).value() == 1);
+}
+
+TEST_CASE("a request whose tunnel ends for a limit was not its caller's to give up") {
+  Slow slow;
+  auto& b = slow.world.b;
+  const auto waiting = std::move(slow.caller->stream);
+  while (b.recorders.hits(telemetry::Limit::kResets) == 0) {
+    slow.caller->ask();
+    slow.caller->stream->reset();
+    slow.world.loop.run();
+  }
+  CHECK(b.proxy->holdings().empty());
+  CHECK(std::count_if(b.refusals().begin(), b.refusals().end(), [](const auto& refusal) {
+          return refusal.flag == telemetry::Flag::kOverload &&
+                 refusal.error.starts_with("it ended before its way was open: streams reset");
+        }) == 1);
 }
 
 TEST_CASE("a program that is gone before its way is open is waited for no longer") {
