@@ -1,13 +1,13 @@
 #pragma once
 /// Callers that have left the configuration. Who is known changes at once, the rules some tenths of
 /// a second later: what they lead here meanwhile goes on as the caller it was, or an ordinary
-/// reload would reset connections. Thread: the worker's main.
+/// reload would reset connections. (A network namespace that is let go is closed at once.) Thread: the worker's main.
 
 #include <meshnode/time.h>
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <unordered_map>
+#include <utility>
 #include "snapshot/snapshot.h"
 
 namespace meshnode::agent {
@@ -24,7 +24,7 @@ class Departing {
       const bool stays = found != after.by_slot.end() && found->second->id == workload->id &&
                          found->second->space == workload->space;
       if (workload->slot != 0 && !stays) {
-        all_.try_emplace(workload->slot, Left{workload, now + kDeparting});
+        all_.insert_or_assign({workload->slot, workload->space}, Left{workload, now + kDeparting});
       }
     }
   }
@@ -33,10 +33,10 @@ class Departing {
     return std::erase_if(all_, [&](const auto& entry) { return entry.second.until <= now; }) > 0;
   }
   /// For Snapshot::departed.
-  std::unordered_map<std::uint16_t, std::shared_ptr<const snapshot::LocalWorkload>> all() const {
-    std::unordered_map<std::uint16_t, std::shared_ptr<const snapshot::LocalWorkload>> found;
-    for (const auto& [slot, left] : all_) {
-      found.emplace(slot, left.workload);
+  snapshot::Departed all() const {
+    snapshot::Departed found;
+    for (const auto& [place, left] : all_) {
+      found.emplace(place, left.workload);
     }
     return found;
   }
@@ -46,7 +46,7 @@ class Departing {
     std::shared_ptr<const snapshot::LocalWorkload> workload;
     Instant until;
   };
-  std::map<std::uint16_t, Left> all_;
+  std::map<snapshot::Departed::key_type, Left> all_;
 };
 
 }  // namespace meshnode::agent

@@ -37,11 +37,10 @@ const Route* Snapshot::route(const SocketAddress& destination) const {
 
 std::shared_ptr<const LocalWorkload> Snapshot::caller(std::uint16_t slot,
                                                       std::uint16_t space) const {
-  for (const auto* known : {&by_slot, &departed}) {
-    const auto it = known->find(slot);
-    if (it != known->end() && it->second->space == space) return it->second;
-  }
-  return nullptr;
+  const auto it = by_slot.find(slot);
+  if (it != by_slot.end() && it->second->space == space) return it->second;
+  const auto left = departed.find({slot, space});
+  return left != departed.end() ? left->second : nullptr;
 }
 
 std::shared_ptr<const LocalWorkload> Snapshot::owner(std::uint16_t space) const {

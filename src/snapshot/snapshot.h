@@ -93,6 +93,11 @@ struct Route {
   std::vector<Endpoint> endpoints;  ///< empty: the service has none now
 };
 
+/// Workloads that are none any more, by the slot and the network namespace that rules may lead from
+/// for a while yet: callers, and nothing else.
+using Departed =
+    std::map<std::pair<std::uint16_t, std::uint16_t>, std::shared_ptr<const LocalWorkload>>;
+
 class Snapshot {
  public:
   std::string node_name;
@@ -114,9 +119,7 @@ class Snapshot {
   std::optional<std::pair<IpAddress, IpAddress>> dialled_as;
   std::unordered_map<std::string, std::shared_ptr<const LocalWorkload>> by_server_name;
   std::unordered_map<std::uint16_t, std::shared_ptr<const LocalWorkload>> by_slot;
-  /// Workloads that are none any more, by the slot that rules may lead to for a while yet: callers,
-  /// and nothing else.
-  std::unordered_map<std::uint16_t, std::shared_ptr<const LocalWorkload>> departed;
+  Departed departed;
   std::unordered_map<SpiffeId, Party> parties;       ///< known workloads by identity
   std::unordered_map<IpAddress, Party> party_by_ip;  ///< known workloads by address, where one only
 

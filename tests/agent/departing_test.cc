@@ -38,7 +38,7 @@ TEST_CASE("who leaves the configuration is a caller for as long as rules may lea
   const Instant now{};
   departing.compare(before, after, now);
   REQUIRE(departing.all().size() == 1);
-  CHECK(departing.all().at(2)->id == WorkloadId{"shop", "client"});
+  CHECK(departing.all().at({2, 0})->id == WorkloadId{"shop", "client"});
 
   // The next snapshot has it among the departed only, and does not make it stay longer.
   after.departed = departing.all();
@@ -56,5 +56,19 @@ TEST_CASE("who moves between the host and a network namespace has left where it 
   departing.compare(with({{"web", 1}, {"client", 2, 2}}), with({{"web", 1, 1}, {"client", 2, 2}}),
                     Instant{});
   REQUIRE(departing.all().size() == 1);
-  CHECK(departing.all().at(1)->space == 0);
+  CHECK(departing.all().at({1, 0})->space == 0);
+
+  // Removed soon after: rules of either place may lead here yet.
+  departing.compare(with({{"web", 1, 1}, {"client", 2, 2}}), with({{"client", 2, 2}}), Instant{});
+  CHECK(departing.all().size() == 2);
+  CHECK(departing.all().at({1, 1})->space == 1);
+}
+
+TEST_CASE("who leaves again is what it was the last time, for as long again") {
+  Departing departing;
+  departing.compare(with({{"web", 1}}), with({}), Instant{});
+  const auto again = with({{"web", 1}});
+  departing.compare(again, with({}), Instant{} + 3s);
+  CHECK_FALSE(departing.forget(Instant{} + kDeparting));
+  CHECK(departing.all().at({1, 0}) == again.workloads[0]);
 }

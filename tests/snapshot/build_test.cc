@@ -89,7 +89,7 @@ TEST_CASE("who has left is a caller still, where it was, and nothing else") {
   left->space = space;
   left->ports = {4711};
   auto usurper = std::make_shared<LocalWorkload>();
-  snapshot->departed = {{77, left}, {snapshot->workloads[0]->slot, usurper}};
+  snapshot->departed = {{{77, space}, left}, {{snapshot->workloads[0]->slot, 0}, usurper}};
   CHECK(snapshot->caller(77, space) == left);
   CHECK_FALSE(snapshot->caller(77, 78));
   CHECK(snapshot->caller(snapshot->workloads[0]->slot, 0) == snapshot->workloads[0]);
@@ -309,15 +309,10 @@ TEST_CASE("10,000 endpoints are joined and built well within a second") {
   // Processor time, so that a busy machine does not fail the test.
   const auto start = std::clock();
   const model::Catalog catalog = make_catalog(set.accepted(), {"host", {}});
-  std::shared_ptr<const Snapshot> snapshot = build(catalog, slots_of(catalog), {}, 1);
+  const std::shared_ptr<const Snapshot> snapshot = build(catalog, slots_of(catalog), {}, 1);
   const double seconds = static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
-  std::shared_ptr<const Snapshot> current;
-  const auto before_swap = std::chrono::steady_clock::now();
-  current.swap(snapshot);
-  const auto swap = std::chrono::steady_clock::now() - before_swap;
   std::size_t endpoints = 0;
-  for (const auto& entry : current->routes) endpoints += entry.second.endpoints.size();
+  for (const auto& entry : snapshot->routes) endpoints += entry.second.endpoints.size();
   CHECK(endpoints > 19'000);
   CHECK(seconds < 1.0);
-  CHECK(swap < std::chrono::milliseconds(10));
 }
