@@ -139,7 +139,7 @@ class Worker {
   snapshot::SlotTable slots_;
   std::string saved_slots_;
   std::string slots_problem_;
-  std::vector<IpAddress> addresses_;
+  std::optional<std::vector<IpAddress>> addresses_;  // none until they could be listed once
   std::map<WorkloadId, std::vector<IpAddress>> namespaces_;  // of workloads in them
   bool namespaces_changed_ = false;
   std::string host_name_;
@@ -301,7 +301,8 @@ void Worker::look() {
   changed = std::exchange(namespaces_changed_, false) || changed;
   if (changed || !snapshot_) {
     catalog_ = model::make_catalog(configuration_.set().accepted(),
-                                   {host_name_, addresses_, namespaces_});
+                                   {host_name_, addresses_.value_or(std::vector<IpAddress>()),
+                                    namespaces_});
     hub_.agent().reloads.add();
     hub_.set_access_log(access_format(catalog_.node.access_log));
     assign_slots();
@@ -371,9 +372,13 @@ bool Worker::look_at_host() {
   // What cannot be read now is as it was: a shortage of descriptors must not read as "no such
   // user", which would withdraw rules.
   bool changed = false;
-  if (auto addresses = io::host_addresses(); addresses && *addresses != addresses_) {
+  auto addresses = io::host_addresses();
+  if (addresses && addresses_ != *addresses) {
     addresses_ = std::move(*addresses);
     changed = true;
+  } else if (!addresses_) {
+    log::error("agent", "nothing new is captured until the host's addresses can be listed",
+               {{"error", addresses.error().message}});
   }
   if (auto passwd = storage_.read("/etc/passwd", Configuration::kMaxFile);
       passwd && (!passwd_ || *passwd != *passwd_)) {
@@ -465,8 +470,8 @@ void Worker::rebuild() {
 }
 
 void Worker::send_capture() {
-  if (!passwd_ || !configuration_.known()) {
-    return;  // rules of an earlier run stay closed until it is known who is who
+  if (!passwd_ || !addresses_ || !configuration_.known()) {
+    return;  // rules of an earlier run stay closed until it is known who is who, and where
   }
   CaptureRequest request = make_capture_request(catalog_, slots_, *passwd_);
   const bool same = request_sent_ && request.spec == request_.spec;
