@@ -1,10 +1,10 @@
 #include "agent/undeclared.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <utility>
 #include <variant>
+
+#include "capture/undeclared.h"
 
 namespace meshnode::agent {
 namespace {
@@ -42,18 +42,6 @@ const capture::Enrolled* owner_of(const capture::Spec& spec, const io::Listening
   return best;
 }
 
-std::string in_words(const std::set<SocketAddress>& addresses) {
-  std::string text;
-  std::size_t named = 0;
-  for (const SocketAddress& address : addresses) {
-    if (named == kListenersNamed) {
-      return text + fmt::format(" and {} more", addresses.size() - named);
-    }
-    text += (named++ == 0 ? "" : ", ") + address.text();
-  }
-  return text;
-}
-
 }  // namespace
 
 void CgroupOwners::refresh(const capture::Spec& spec,
@@ -89,24 +77,19 @@ bool CgroupOwners::contains(const std::string& path, std::uint64_t cgroup) const
 std::map<std::string, std::string> undeclared_listeners(
     const capture::Spec& spec, const std::vector<io::ListeningSocket>& sockets,
     const CgroupOwners& cgroups) {
-  std::set<std::uint16_t> known(spec.exclude_ports.begin(), spec.exclude_ports.end());
-  for (const capture::Enrolled& workload : spec.workloads) {
-    known.insert(workload.ports.begin(), workload.ports.end());
-  }
+  const capture::KnownPorts known(spec);
   std::map<std::string, std::set<SocketAddress>> found;
   for (const io::ListeningSocket& socket : sockets) {
-    const SocketAddress& address = socket.address;
-    if (address.ip.is_loopback() || capture::is_own_port(address.port) ||
-        known.contains(address.port)) {
+    if (known.leave_out(socket.address)) {
       continue;
     }
     if (const capture::Enrolled* owner = owner_of(spec, socket, cgroups)) {
-      found[owner->name].insert(address);
+      found[owner->name].insert(socket.address);
     }
   }
   std::map<std::string, std::string> texts;
   for (const auto& [workload, addresses] : found) {
-    texts[workload] = in_words(addresses);
+    texts[workload] = capture::in_words(addresses);
   }
   return texts;
 }

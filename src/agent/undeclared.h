@@ -1,6 +1,7 @@
 #pragma once
-/// Ports that a workload's programs listen at and no Workload declares: what comes in there is
-/// neither captured nor encrypted (contract: undeclared-listener).
+/// Ports of the agent's own network namespace that a workload's programs listen at and no Workload
+/// declares: what comes in there is neither captured nor encrypted (contract: undeclared-listener).
+/// Of the others the supervisor tells (supervisor/spaces.h).
 
 #include <cstdint>
 #include <map>
@@ -32,10 +33,7 @@ class CgroupOwners {
   std::set<std::uint64_t> seen_;
 };
 
-inline constexpr std::size_t kListenersNamed = 5;
-
-/// Of each workload that has such listeners the addresses, for people: the first kListenersNamed
-/// and how many more. Loopback, meshnode's own ports and excluded ports are nobody's concern.
+/// Of each workload that has such listeners the addresses, for people (capture/undeclared.h).
 std::map<std::string, std::string> undeclared_listeners(
     const capture::Spec& spec, const std::vector<io::ListeningSocket>& sockets,
     const CgroupOwners& cgroups);

@@ -553,19 +553,19 @@ void Worker::report_listeners() {
     return;
   }
   next_listeners_ = loop_.now() + kListenersEvery;
-  const auto sockets = io::listening_sockets();
-  if (!sockets) {
-    if (std::exchange(listeners_problem_, sockets.error().message) != listeners_problem_) {
-      log::warn("agent", "undeclared listeners are not looked for",
-                {{"error", listeners_problem_}});
-    }
-    reports_.set("undeclared-listener", {});
-    return;
+  std::map<std::string, std::string> found;
+  if (capture_) {
+    found = capture_->undeclared;
   }
-  const capture::Spec here = capture::of_host(request_.spec);
-  cgroups_.refresh(here, *sockets);
+  if (const auto sockets = io::listening_sockets()) {
+    const capture::Spec here = capture::of_host(request_.spec);
+    cgroups_.refresh(here, *sockets);
+    found.merge(undeclared_listeners(here, *sockets, cgroups_));
+  } else if (std::exchange(listeners_problem_, sockets.error().message) != listeners_problem_) {
+    log::warn("agent", "undeclared listeners are not looked for", {{"error", listeners_problem_}});
+  }
   std::vector<Reports::Condition> conditions;
-  for (const auto& [workload, text] : undeclared_listeners(here, *sockets, cgroups_)) {
+  for (const auto& [workload, text] : found) {
     conditions.push_back({workload,
                           "listens at " + text +
                               ", which no Workload declares: what comes in there is neither "
@@ -633,8 +633,12 @@ void Worker::on_capture_report(supervisor::CaptureReport report) {
     hub_.agent().set_capture_bypassed(reason, count);
   }
   take_namespaces(report.spaces);
+  if (report.undeclared != (capture_ ? capture_->undeclared : decltype(report.undeclared){})) {
+    next_listeners_ = {};
+  }
   capture_ = std::make_unique<supervisor::CaptureReport>(std::move(report));
   report_capture();
+  report_listeners();
   if (namespaces_changed_) {
     look();
   }

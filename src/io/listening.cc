@@ -86,10 +86,10 @@ ListeningSocket socket_of(const nlmsghdr* message) {
   return socket;
 }
 
-/// Reads the whole answer to one ask().
-Status collect(const Diag& diag, std::vector<ListeningSocket>& all) {
+/// Reads the answer to one ask(), up to `most` of all.
+Status collect(const Diag& diag, std::vector<ListeningSocket>& all, std::size_t most) {
   std::vector<char> answer(std::size_t{64} * 1024);
-  for (;;) {
+  while (all.size() < most) {
     const ssize_t got = ::recv(diag.fd(), answer.data(), answer.size(), 0);
     if (got < 0 && errno == EINTR) continue;
     if (got <= 0) return fail(failure("recv"));
@@ -101,24 +101,26 @@ Status collect(const Diag& diag, std::vector<ListeningSocket>& all) {
         errno = -static_cast<const nlmsgerr*>(mnl_nlmsg_get_payload(message))->error;
         return fail(failure("dump"));
       }
-      if (message->nlmsg_type == SOCK_DIAG_BY_FAMILY && all.size() < kMaxListening &&
+      if (message->nlmsg_type == SOCK_DIAG_BY_FAMILY && all.size() < most &&
           mnl_nlmsg_get_payload_len(message) >= sizeof(inet_diag_msg)) {
         all.push_back(socket_of(message));
       }
     }
   }
+  return {};
 }
 
 }  // namespace
 
-Result<std::vector<ListeningSocket>> listening_sockets() {
-  const Diag diag;
-  if (diag.fd() < 0) return fail(failure("socket"));
+Result<std::vector<ListeningSocket>> listening_sockets(std::size_t most) {
   std::vector<ListeningSocket> all;
   for (const int family : {AF_INET, AF_INET6}) {
+    // Not the same for both: on one whose answer was not read to the end nothing else can be asked.
+    const Diag diag;
+    if (diag.fd() < 0) return fail(failure("socket"));
     auto asked = ask(diag, static_cast<std::uint8_t>(family));
     if (!asked) return fail(asked.error());
-    if (auto told = collect(diag, all); !told) return fail(told.error());
+    if (auto told = collect(diag, all, most); !told) return fail(told.error());
   }
   return all;
 }

@@ -20,8 +20,8 @@ struct ListeningSocket {
 inline constexpr std::size_t kMaxListening = 20'000;  ///< more are not looked at
 inline constexpr std::size_t kMaxCgroupTree = 10'000;
 
-/// Of this network namespace, both families.
-Result<std::vector<ListeningSocket>> listening_sockets();
+/// Of the network namespace the calling thread is in, both families; no more than `most`.
+Result<std::vector<ListeningSocket>> listening_sockets(std::size_t most = kMaxListening);
 
 /// The inodes of the cgroup at `path` below the cgroup2 mount and of all within it; empty when it
 /// does not exist.

@@ -72,11 +72,11 @@ json addresses_json(const std::map<std::string, std::vector<std::string>>& space
   }
   return object;
 }
-json failed_json(const std::map<std::string, std::string>& failed) {
+json texts_json(const std::map<std::string, std::string>& texts, std::size_t max) {
   json object = json::object();
-  for (const auto& [name, why] : failed) {
-    if (object.size() == kMaxWorkloads) break;
-    object[clipped(name)] = clipped(why, kMaxReason);
+  for (const auto& [name, text] : texts) {
+    if (object.size() == max) break;
+    object[clipped(name)] = clipped(text, kMaxReason);
   }
   return object;
 }
@@ -96,8 +96,9 @@ json to_json(const CaptureReport& m) {
           {"repaired", m.repaired},
           {"lastRepair", clipped(m.last_repair)},
           {"waiting", waiting},
-          {"failed", failed_json(m.failed)},
+          {"failed", texts_json(m.failed, kMaxWorkloads)},
           {"spaces", addresses_json(m.spaces)},
+          {"undeclared", texts_json(m.undeclared, kMaxSpaces)},
           {"bypass", to_json(m.bypass, kMaxReasons)},
           {"bypassByWorkload", to_json(m.bypass_by_workload, kMaxWorkloads)}};
 }
@@ -294,6 +295,7 @@ void read(Fields& fields, CaptureReport& m) {
   m.waiting = fields.texts("waiting", kMaxWorkloads);
   m.failed = fields.reasons("failed", kMaxWorkloads);
   m.spaces = fields.lists("spaces", kMaxSpaces, kMaxSpaceAddresses);
+  m.undeclared = fields.reasons("undeclared", kMaxSpaces);
   m.bypass = fields.counts("bypass", kMaxReasons);
   m.bypass_by_workload = fields.counts("bypassByWorkload", kMaxWorkloads);
 }

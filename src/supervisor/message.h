@@ -88,6 +88,8 @@ struct CaptureReport {
   std::map<std::string, std::string> failed;
   /// Workloads in network namespaces: the addresses there, loopback and link-local ones left out.
   std::map<std::string, std::vector<std::string>> spaces;
+  /// Of those, who listens inside at ports that nobody declares: where (capture/undeclared.h).
+  std::map<std::string, std::string> undeclared;
   /// Packets that a backstop rejected: by reason ("inbound", "outbound", "own-port"), and by
   /// workload ("namespace/name") where the reason has one.
   std::map<std::string, std::uint64_t> bypass;

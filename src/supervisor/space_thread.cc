@@ -91,6 +91,7 @@ void SpaceThread::add_to(CaptureReport& report) const {
   report.waiting.insert(report.waiting.end(), part.waiting.begin(), part.waiting.end());
   report.failed.insert(part.failed.begin(), part.failed.end());
   report.spaces.insert(part.spaces.begin(), part.spaces.end());
+  report.undeclared.insert(part.undeclared.begin(), part.undeclared.end());
   for (const auto& [reason, packets] : part.bypass) report.bypass[reason] += packets;
   for (const auto& [who, packets] : part.bypass_by_workload) {
     report.bypass_by_workload[who] += packets;

@@ -7,11 +7,14 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <set>
 #include <system_error>
 #include <thread>
 #include <utility>
 
 #include "base/log.h"
+#include "capture/undeclared.h"
+#include "io/listening.h"
 #include "io/loop.h"
 
 namespace meshnode::supervisor {
@@ -61,6 +64,8 @@ struct Spaces::Open {
   std::string where;
   std::shared_ptr<const std::vector<OpenListener>> listeners;
   io::NamespaceAddresses addresses;
+  std::string undeclared;  // listeners
+  Instant next_listeners{};
   bool due = true;
   bool pending = true;  // not tried since it was taken up, or wanted otherwise
   bool tried = false;
@@ -107,6 +112,7 @@ void Spaces::plan(const capture::Spec& wanted) {
         space.waiting = false;
         space.open->rules.want(space.spec);
         const bool anew = space.open->rules.due();
+        if (anew) space.open->next_listeners = {};
         space.open->due = space.open->due || anew;
         // One that keeps failing is no reason to wait.
         space.open->pending = space.open->pending || (anew && space.open->strikes == 0);
@@ -133,7 +139,7 @@ void Spaces::look(Instant now) {
   }
   for (auto& [name, space] : spaces_) {
     if (space.open) {
-      look_inside(*space.open, now);
+      look_inside(space, now);
     } else {
       take_up(space);
     }
@@ -207,9 +213,10 @@ Status Spaces::take_up(Space& space, std::shared_ptr<const io::NetNamespace> pla
     if (auto opened = open_inside(*space.open); !opened) return opened;
   }
   space.open->rules.want(space.spec);
+  space.open->next_listeners = {};
   space.open->due = true;
   space.open->pending = space.open->strikes == 0;
-  look_inside(*space.open, {});
+  look_inside(space, {});
   log::info(kScope, "a workload's network namespace is taken up",
             {{"workload", space.workload.name}, {"where", where}});
   events_.on_taken_up({space.workload.name, space.workload.slot, space.open->listeners});
@@ -237,16 +244,37 @@ Status Spaces::open_inside(Open& open) const {
   return {};
 }
 
-void Spaces::look_inside(Open& open, Instant now) {
+void Spaces::look_inside(Space& space, Instant now) {
+  Open& open = *space.open;
   if (now < open.next || now < open.next_look) return;
   const Instant began = io::monotonic_now();
   if (auto addresses = io::addresses_in(*open.place)) {
     open.addresses = std::move(*addresses);
   }
+  look_for_listeners(space, now);
   open.look_took = io::monotonic_now() - began;
   open.next_look = now + open.look_took + kRest * open.look_took;
   // What cannot be brought about is tried in its turn, not at every look.
   if (open.rules.settled() && open.rules.due()) open.due = true;
+}
+
+void Spaces::look_for_listeners(Space& space, Instant now) {
+  Open& open = *space.open;
+  if (now < open.next_listeners) return;
+  open.next_listeners = now + kSpaceListenersEvery;
+  const io::InNamespace inside(*open.place);
+  if (!inside.entered()) return;
+  const auto sockets = io::listening_sockets(kMaxSpaceListening);
+  if (!sockets) return;
+  const capture::KnownPorts known(space.spec);
+  std::set<SocketAddress> found;
+  for (const io::ListeningSocket& socket : *sockets) {
+    if (!known.leave_out(socket.address)) found.insert(socket.address);
+  }
+  open.undeclared = capture::in_words(found);
+  if (!found.empty() && sockets->size() == kMaxSpaceListening) {
+    open.undeclared += " of the first " + std::to_string(kMaxSpaceListening) + " listeners inside";
+  }
 }
 
 void Spaces::count(const CaptureReport& inside, CaptureReport& into) {
@@ -370,6 +398,7 @@ void Spaces::add_to(CaptureReport& report) const {
     } else if (!open.rules.settled()) {
       report.waiting.push_back(name);
     }
+    if (!open.undeclared.empty()) report.undeclared[name] = open.undeclared;
     auto& addresses = report.spaces[name];
     for (const IpAddress& address : open.addresses.addresses) {
       if (addresses.size() < kMaxSpaceAddresses) addresses.push_back(address.text());

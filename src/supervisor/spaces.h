@@ -54,6 +54,10 @@ inline constexpr Duration kSweepHeldWithin = std::chrono::seconds(60);
 /// own tells of changes; with many it is less often, one at a look.
 inline constexpr Duration kVerifySpaceEvery = std::chrono::seconds(5);
 
+/// In each, who listens is asked no more often than this, and of no more listeners.
+inline constexpr Duration kSpaceListenersEvery = std::chrono::seconds(5);
+inline constexpr std::size_t kMaxSpaceListening = 4096;
+
 struct TakenUp {
   std::string workload;
   std::uint16_t slot = 0;
@@ -116,7 +120,8 @@ class Spaces {
   Status take_up(Space& space, std::shared_ptr<const io::NetNamespace> place);
   std::unique_ptr<Open> adopt(const io::NetNamespace& place);
   Status open_inside(Open& open) const;
-  static void look_inside(Open& open, Instant now);
+  static void look_inside(Space& space, Instant now);
+  static void look_for_listeners(Space& space, Instant now);
   static void charge(Open& open, bool well, Duration took, Instant now);
   Space* next_due(Instant now);
   Status everywhere(std::vector<Open*> all, Instant until, const std::atomic<bool>& enough,

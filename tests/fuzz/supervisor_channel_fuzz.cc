@@ -121,6 +121,9 @@ CaptureReport make_report(Input& in) {
     m.spaces[name_of(i)] = {"10.0.0.1", "fd00::1"};
   }
   m.spaces["n/w"] = names(in, kMaxSpaceAddresses);
+  for (std::size_t i = around(in, kMaxSpaces); i > 0; --i) {
+    m.undeclared[name_of(i)] = i == 1 ? other_text(in) : "0.0.0.0:7000";
+  }
   for (std::size_t i = around(in, 2 * meshnode::capture::kMaxConflicts); i > 0; --i) {
     m.conflicts.push_back(i == 1 ? other_text(in) : "iptables raw OUTPUT: why");
   }

@@ -55,6 +55,16 @@ TEST_CASE("who listens is listed with address, user and cgroup, and nobody else"
   CHECK(find(silent) == all.end());
 }
 
+TEST_CASE("no more listeners are listed than are asked for, of either family") {
+  const Bound v4("127.0.0.1", true);
+  const Bound v6("::1", true);
+  const std::size_t all = io::listening_sockets().value().size();
+  REQUIRE(all >= 2);
+  for (std::size_t most = 0; most <= all; ++most) {
+    CHECK(io::listening_sockets(most).value().size() == most);
+  }
+}
+
 TEST_CASE("a listener's cgroup is one of the tree it runs in") {
   std::ifstream own("/proc/self/cgroup");
   std::string path;

@@ -1,6 +1,7 @@
 """The mesh most tests use, as the YAML a user would write."""
 
 import os
+import time
 
 import lab
 import pki
@@ -31,6 +32,16 @@ def set_excludes(host, text, spaces=0):
     applied = host.log().count("rules applied")
     host.write("node.yaml", node(host, capture=text))
     eventually(lambda: host.log().count("rules applied") > applied + spaces, 5, what="new rules")
+
+
+def lasts(host, code):
+    """A problem that is over stays listed, and was last seen when it ended. Of one problem."""
+    seen = []
+    for pause in (0, 1.1):  # times are told in seconds
+        time.sleep(pause)
+        seen += [problem["lastSeen"] for problem in host.problems(code)]
+    assert len(seen) == 2, seen
+    return seen[0] != seen[1]
 
 
 def workload(name, match, ports=(), account=None, **extra):

@@ -11,8 +11,8 @@ import pytest
 import system
 import traffic
 import wire
-from mesh import (CLIENT, ECHO, NS, OTHER, WEB, by_user, documents, enrol, entry, set_excludes,
-                  workload)
+from mesh import (CLIENT, ECHO, NS, OTHER, UNDECLARED, WEB, by_user, documents, enrol, entry,
+                  set_excludes, workload)
 from procs import eventually
 
 OWN = "10.78.0.50"  # of a network of its own, so no other address is preferred to it
@@ -126,6 +126,14 @@ def test_what_a_node_excludes_is_left_alone_at_the_address_too(pair):
         assert asks(pair.c, OWN, 0) == f"you are {pair.c.v4}"
         assert asks(pair.b, pair.c.v4, OTHER, source=OWN) == f"you are {OWN}"
     eventually(lambda: total() == before + 3, 5, what="capture, as before")
+
+
+def test_an_undeclared_listener_at_the_address_is_reported(pair):
+    with pair.b.serve(traffic.greeting_server, UNDECLARED, OWN, uid=OTHER), \
+            pair.b.serve(traffic.greeting_server, UNDECLARED, pair.b.v4, uid=OTHER):
+        found = eventually(lambda: pair.b.problems("undeclared-listener"), 8, what="the problem")
+        assert [p["object"] for p in found] == ["shop/own"], "the other is nobody's"
+        assert f"{OWN}:{UNDECLARED}, which no Workload declares" in found[0]["message"]
 
 
 def test_the_main_address_of_the_host_needs_force(pair):

@@ -1,15 +1,12 @@
 """What a Node excludes from capture goes the way it always went, in both directions; a listener
 that was merely forgotten is reported."""
 
-import time
-
 import pytest
 import traffic
-from mesh import CLIENT, ECHO, OTHER, SECOND, UNDECLARED, WEB, Mesh, set_excludes
+from mesh import CLIENT, ECHO, OTHER, SECOND, UNDECLARED, WEB, Mesh, lasts, set_excludes
 from procs import eventually
 
 LOOKED_FOR_EVERY = 5
-NEXT_SECOND = 1.1  # times are told in seconds
 
 
 def total(host):
@@ -89,15 +86,6 @@ def test_a_workloads_listener_at_an_undeclared_port_is_reported(mesh):
         return {problem["object"]: problem["message"]
                 for problem in b.problems("undeclared-listener")}
 
-    def lasts():
-        """A problem that is over stays listed, and was last seen when it ended."""
-        seen = []
-        for pause in (0, NEXT_SECOND):
-            time.sleep(pause)
-            seen += [problem["lastSeen"] for problem in b.problems("undeclared-listener")]
-        assert len(seen) == 2, seen
-        return seen[0] != seen[1]
-
     with b.serve(traffic.greeting_server, UNDECLARED, uid=OTHER), \
             b.serve(traffic.greeting_server, ECHO, uid=WEB):
         with b.serve(traffic.greeting_server, UNDECLARED + 1, uid=WEB):
@@ -105,10 +93,12 @@ def test_a_workloads_listener_at_an_undeclared_port_is_reported(mesh):
             assert list(reported()) == ["shop/web"], "and nobody of the others"
             assert f":{UNDECLARED + 1}, which no Workload declares" in reported()["shop/web"]
             assert b.status()["health"] == "ok", "a stranger's mistake degrades nothing of ours"
-            assert lasts()
+            assert lasts(b, "undeclared-listener")
             set_excludes(b, f"{{excludePorts: [{UNDECLARED + 1}]}}")
-            eventually(lambda: not lasts(), LOOKED_FOR_EVERY + 3, what="the end of it")
+            eventually(lambda: not lasts(b, "undeclared-listener"), LOOKED_FOR_EVERY + 3,
+                       what="the end of it")
             with b.serve(traffic.greeting_server, UNDECLARED + 2, uid=WEB):
                 eventually(lambda: f":{UNDECLARED + 2}," in reported()["shop/web"],
                            LOOKED_FOR_EVERY + 3, what="another port")
-                assert f":{UNDECLARED + 1}" not in reported()["shop/web"] and lasts()
+                assert f":{UNDECLARED + 1}" not in reported()["shop/web"]
+                assert lasts(b, "undeclared-listener")

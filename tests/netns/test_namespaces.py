@@ -12,12 +12,13 @@ import system
 import traffic
 import wire
 from boxes import BOX4, BOX6, GATE4, GATE6, captured, make_world, talk
-from mesh import (CLIENT, ECHO, NS, UNDECLARED, WEB, by_user, documents, set_excludes,
+from mesh import (CLIENT, ECHO, NS, UNDECLARED, WEB, by_user, documents, lasts, set_excludes,
                   workload)
 from procs import eventually
 
 MARK = 0x539
 REPAIRED_WITHIN = 7  # compared every 5 s, looked after once a second; and the repair itself
+TOLD_WITHIN = 8  # looked for every 5 s
 
 
 @pytest.fixture(scope="module")
@@ -219,6 +220,27 @@ def test_rules_flushed_inside_are_put_back_and_let_nothing_out_meanwhile(world):
     assert world.box.name in world.b.problems("capture-repaired")[0]["message"]
     for address, mine in ((world.a.v4, BOX4), (world.a.v6, BOX6)):
         assert world.box.call(talk, address, ECHO) == f"you are {mine}"
+
+
+def test_an_undeclared_listener_inside_is_reported_while_it_is_there(fresh):
+    def told(port):
+        return [p for p in fresh.b.problems("undeclared-listener") if f":{port}," in p["message"]]
+
+    with fresh.box.serve(traffic.greeting_server, ECHO):
+        with fresh.box.serve(traffic.greeting_server, UNDECLARED):
+            found = eventually(lambda: told(UNDECLARED), TOLD_WITHIN, what="the problem")
+            assert [p["object"] for p in found] == ["shop/box"]
+            assert "which no Workload declares" in found[0]["message"]
+            assert fresh.b.status()["health"] == "ok", "a stranger's mistake"
+            assert lasts(fresh.b, "undeclared-listener")
+            set_excludes(fresh.b, f"{{excludePorts: [{UNDECLARED}]}}", spaces=1)
+            eventually(lambda: not lasts(fresh.b, "undeclared-listener"), TOLD_WITHIN,
+                       what="the end of it")
+        with fresh.box.serve(traffic.greeting_server, UNDECLARED + 1):
+            eventually(lambda: told(UNDECLARED + 1), TOLD_WITHIN, what="another one")
+            assert lasts(fresh.b, "undeclared-listener")
+        eventually(lambda: not lasts(fresh.b, "undeclared-listener"), TOLD_WITHIN,
+                   what="the end of the program")
 
 
 def test_a_namespace_that_goes_and_comes_back_is_taken_up_again(fresh):

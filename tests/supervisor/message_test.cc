@@ -28,6 +28,7 @@ CaptureReport any_report() {
   m.waiting = {ascii(20), ascii(20)};
   m.failed[ascii(10)] = ascii(200);
   m.spaces[ascii(10)] = {ascii(40), ascii(40)};
+  m.undeclared[ascii(10)] = ascii(100);
   m.bypass[ascii(10)] = *rc::gen::arbitrary<std::uint64_t>();
   m.bypass_by_workload[ascii(10)] = *rc::gen::arbitrary<std::uint64_t>();
   return m;
@@ -81,12 +82,16 @@ TEST_CASE("what is told of network namespaces has its bounds at both ends") {
   for (std::size_t i = 0; i <= kMaxSpaces; ++i) {
     report.spaces["shop/w" + std::to_string(i)] =
         std::vector<std::string>(kMaxSpaceAddresses + 1, "10.0.0.1");
+    report.undeclared["shop/w" + std::to_string(i)] = std::string(kMaxText, 'a');
   }
   const auto back = decode_to_worker(encode(ToWorker(report)));
   REQUIRE(back);
   const auto& spaces = std::get<CaptureReport>(*back).spaces;
   CHECK(spaces.size() == kMaxSpaces);
   CHECK(spaces.begin()->second.size() == kMaxSpaceAddresses);
+  const auto& undeclared = std::get<CaptureReport>(*back).undeclared;
+  CHECK(undeclared.size() == kMaxSpaces);
+  CHECK(undeclared.begin()->second.size() == 1024);
 
   std::string addresses = "\"a\"";
   for (std::size_t i = 0; i < kMaxSpaceAddresses; ++i) addresses += ",\"a\"";
@@ -95,6 +100,10 @@ TEST_CASE("what is told of network namespaces has its bounds at both ends") {
   REQUIRE(text.find(none) != std::string::npos);
   text.replace(text.find(none), none.size(), "\"spaces\":{\"shop/web\":[" + addresses + "]}");
   CHECK(decode_to_worker(text).error().message.find("spaces") != std::string::npos);
+  text = encode(ToWorker(CaptureReport{}));
+  text.replace(text.find("\"undeclared\":{}"), 15,
+               "\"undeclared\":{\"shop/web\":\"" + std::string(1025, 'a') + "\"}");
+  CHECK(decode_to_worker(text).error().message.find("undeclared") != std::string::npos);
 
   CHECK_FALSE(decode_to_worker(R"({"type":"space-gone","slot":0})"));
   CHECK_FALSE(decode_to_worker(R"({"type":"space-gone","slot":65001})"));

@@ -2,11 +2,13 @@
 
 #include <netinet/in.h>
 #include <poll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <fstream>
 #include <set>
-#include <sys/stat.h>
 #include <thread>
 
 #include "io/host_kernel.h"
@@ -39,6 +41,9 @@ class Hostile : public io::HostKernel {
   Duration delay{};
   int runs = 0;
 };
+
+/// Until the next look: whatever a turn took, and too early to compare rules unasked.
+constexpr Duration kNotYet = kVerifySpaceEvery - std::chrono::milliseconds(1);
 
 /// Spaces with what they said.
 struct Lab {
@@ -118,6 +123,21 @@ int take_port(const TestNamespace& place) {
     ::listen(taken, 1);
   });
   return taken;
+}
+
+/// At any address, whether it is there or not.
+Descriptor listen_inside(const TestNamespace& place, const std::string& where) {
+  Descriptor socket;
+  place.inside([&] {
+    sockaddr_storage raw{};
+    const socklen_t size = SocketAddress::parse(where).value().to_sockaddr(raw);
+    const int on = 1;
+    socket = Descriptor(::socket(raw.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    ::setsockopt(socket.get(), SOL_IP, IP_FREEBIND, &on, sizeof on);
+    REQUIRE(::bind(socket.get(), reinterpret_cast<const sockaddr*>(&raw), size) == 0);
+    REQUIRE(::listen(socket.get(), 1) == 0);
+  });
+  return socket;
 }
 
 void leave_rules(const TestNamespace& place, const std::string& agent) {
@@ -296,6 +316,60 @@ TEST_CASE("rules that go missing inside are put back, one namespace a look") {
   lab.spaces.want(of({by_process("shop/two", 2, two.pid())}));
   lab.look();
   CHECK(lab.report().repaired == 2);
+}
+
+TEST_CASE("listeners inside at ports that nobody declares are told while they are there") {
+  if (!test::own_network()) return;
+  const TestNamespace place;
+  Lab lab;
+  const auto told = [&] {
+    const auto all = lab.report().undeclared;
+    return all.empty() ? std::string() : all.at("shop/web");
+  };
+  {
+    const auto declared = listen_inside(place, "0.0.0.0:8080");
+    const auto loopback = listen_inside(place, "127.0.0.1:7000");
+    const auto stray = listen_inside(place, "0.0.0.0:7001");
+    const auto other = listen_inside(place, "[::]:7002");
+    auto wish = of({by_process("shop/web", 7, place.pid())});
+    lab.spaces.want(wish);
+    lab.look();
+    CHECK(told() == "0.0.0.0:7001, [::]:7002");
+    wish.exclude_ports = {7001};
+    lab.spaces.want(wish);
+    lab.look(kNotYet);
+    CHECK(told() == "[::]:7002");
+    wish.workloads[0].ports = {8080, 7002};
+    lab.spaces.want(wish);
+    lab.look(kNotYet);
+    CHECK(told().empty());
+    wish.workloads[0].ports = {8080};
+    wish.exclude_ports.clear();
+    lab.spaces.want(wish);
+    lab.look(kNotYet);
+    CHECK(told() == "0.0.0.0:7001, [::]:7002");
+  }
+  lab.look(kSpaceListenersEvery);
+  CHECK(told().empty());
+}
+
+TEST_CASE("of listeners inside no more than the bound are looked at, and the text says so") {
+  if (!test::own_network()) return;
+  rlimit files{};
+  REQUIRE(::getrlimit(RLIMIT_NOFILE, &files) == 0);
+  files.rlim_cur = std::min<rlim_t>(files.rlim_max, 2 * kMaxSpaceListening);
+  REQUIRE(::setrlimit(RLIMIT_NOFILE, &files) == 0);
+  const TestNamespace place;
+  std::vector<Descriptor> many;
+  for (std::size_t i = 0; i <= kMaxSpaceListening; ++i) {
+    many.push_back(listen_inside(place, "10.0.0.1:" + std::to_string(20'000 + i)));
+  }
+  Lab lab;
+  lab.spaces.want(of({by_process("shop/web", 7, place.pid())}));
+  lab.look();
+  const std::string text = lab.report().undeclared.at("shop/web");
+  CHECK(text.ends_with(" more of the first 4096 listeners inside"));
+  CHECK(text.size() < 200);
 }
 
 TEST_CASE("a namespace where programs fail is tried ever more rarely, and after the others") {
