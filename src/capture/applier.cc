@@ -416,6 +416,11 @@ Result<std::vector<Steered>> steered(Kernel& kernel) {
   return all;
 }
 
+bool kernel_tells(Kernel& kernel) {
+  const auto version = kernel.run({"iptables", "-V"}, "");
+  return version && version->output.find("nf_tables") != std::string::npos;
+}
+
 Result<std::string> show(Kernel& kernel) {
   std::string text;
   for (const Family family : families(has_ipv6(kernel))) {

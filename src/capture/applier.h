@@ -105,6 +105,10 @@ Result<bool> is_of_agent(Kernel& kernel, std::string_view agent);
 /// workload once for each slot.
 Result<std::vector<Steered>> steered(Kernel& kernel);
 
+/// Whether changes of rules made with the iptables of this host are told (io/rule_events.h); those
+/// of iptables-legacy are not.
+bool kernel_tells(Kernel& kernel);
+
 /// What of ours is in the kernel, as text for people; empty when there is nothing.
 Result<std::string> show(Kernel& kernel);
 

@@ -40,6 +40,13 @@ int subscribe(int protocol, std::initializer_list<int> groups) {
   return fd;
 }
 
+int subscribe_filter() { return subscribe(NETLINK_NETFILTER, {NFNLGRP_NFTABLES}); }
+
+int subscribe_routes() {
+  return subscribe(NETLINK_ROUTE,
+                   {RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_RULE, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE});
+}
+
 }  // namespace
 
 struct RuleEvents::Impl {
@@ -49,9 +56,8 @@ struct RuleEvents::Impl {
           last = loop.now();
           told();
         })),
-        filter(subscribe(NETLINK_NETFILTER, {NFNLGRP_NFTABLES})),
-        routes(subscribe(NETLINK_ROUTE, {RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_RULE, RTNLGRP_IPV4_ROUTE,
-                                         RTNLGRP_IPV6_ROUTE})) {
+        filter(subscribe_filter()),
+        routes(subscribe_routes()) {
     if (filter >= 0) {
       filter_watch = std::make_unique<FdWatch>(loop, filter, [this] { drain(filter); });
     }
@@ -97,5 +103,43 @@ RuleEvents::RuleEvents(Loop& loop, std::function<void()> on_change)
 RuleEvents::~RuleEvents() = default;
 
 bool RuleEvents::hears() const { return impl_->filter >= 0 && impl_->routes >= 0; }
+
+RuleChanges::RuleChanges() : filter_(subscribe_filter()), routes_(subscribe_routes()) {
+  for (const int fd : {filter_, routes_}) {
+    if (fd < 0) {
+      continue;
+    }
+    // Nobody wants to know what changed. The kernel gives the least it has, and says so (ENOBUFS)
+    // when that is full.
+    const int least = 1;
+    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &least, sizeof least);
+  }
+}
+
+RuleChanges::~RuleChanges() {
+  for (const int fd : {filter_, routes_}) {
+    if (fd >= 0) {
+      close(fd);
+    }
+  }
+}
+
+bool RuleChanges::hears() const { return filter_ >= 0 && routes_ >= 0; }
+
+bool RuleChanges::any() {
+  // Whoever changes rules all the time must not keep us here; what is left is a change next time.
+  constexpr int kMaxEvents = 64;
+  bool changed = false;
+  for (const int fd : {filter_, routes_}) {
+    for (int i = 0; fd >= 0 && i < kMaxEvents; ++i) {
+      std::array<char, 64> start;
+      if (recv(fd, start.data(), start.size(), 0) <= 0 && errno != ENOBUFS) {
+        break;
+      }
+      changed = true;
+    }
+  }
+  return changed;
+}
 
 }  // namespace meshnode::io

@@ -16,6 +16,7 @@
 #include "capture/undeclared.h"
 #include "io/listening.h"
 #include "io/loop.h"
+#include "io/rule_events.h"
 
 namespace meshnode::supervisor {
 namespace {
@@ -63,10 +64,12 @@ struct Spaces::Open {
   std::uint16_t slot;
   std::string where;
   std::shared_ptr<const std::vector<OpenListener>> listeners;
+  std::unique_ptr<io::RuleChanges> changes;
   io::NamespaceAddresses addresses;
   std::string undeclared;  // listeners
   Instant next_listeners{};
   bool due = true;
+  bool heard = false;   // due because of what the kernel told, and of nothing else
   bool pending = true;  // not tried since it was taken up, or wanted otherwise
   bool tried = false;
   bool captured = false;  // rules have been in force
@@ -241,6 +244,7 @@ Status Spaces::open_inside(Open& open) const {
   auto listeners = open_listeners(capture::listeners());
   if (!listeners) return fail(within(open.where, listeners.error()));
   open.listeners = std::make_shared<const std::vector<OpenListener>>(std::move(*listeners));
+  open.changes = std::make_unique<io::RuleChanges>();
   return {};
 }
 
@@ -256,6 +260,7 @@ void Spaces::look_inside(Space& space, Instant now) {
   open.next_look = now + open.look_took + kRest * open.look_took;
   // What cannot be brought about is tried in its turn, not at every look.
   if (open.rules.settled() && open.rules.due()) open.due = true;
+  if (open.changes->any() && !open.due) open.due = open.heard = true;
 }
 
 void Spaces::look_for_listeners(Space& space, Instant now) {
@@ -295,17 +300,25 @@ void Spaces::let_go(std::unique_ptr<Open> open) {
   if (open->tried) removing_.push_back(std::move(open));
 }
 
+Duration Spaces::pause_of(const Open& open) const {
+  Duration pause = kRetryEvery;
+  if (open.rules.settled()) {
+    const bool told = kernel_tells_.value_or(false) && open.changes->hears();
+    pause = told ? kVerifySpaceEvery : Duration::zero();
+  }
+  return std::max(pause, kRest * open.took);
+}
+
 void Spaces::choose_next(Instant now) {
-  if (next_due(now) != nullptr) return;  // enough to do
   // One that was well the last time, and one that was not: neither keeps the other waiting.
   std::array<Open*, 2> next{};
   for (auto& [name, space] : spaces_) {
     if (!space.open || now < space.open->next) continue;
-    const Duration pause = std::max(space.open->rules.settled() ? kVerifySpaceEvery : kRetryEvery,
-                                    kRest * space.open->took);
-    if (now - space.open->last < pause) continue;
-    Open*& longest = next[space.open->strikes == 0 ? 0 : 1];
-    if (longest == nullptr || space.open->last < longest->last) longest = space.open.get();
+    Open& open = *space.open;
+    if (open.due && !open.heard) return;  // enough to do
+    if (open.due || now - open.last < pause_of(open)) continue;
+    Open*& longest = next[open.strikes == 0 ? 0 : 1];
+    if (longest == nullptr || open.last < longest->last) longest = &open;
   }
   for (Open* open : next) {
     if (open != nullptr) open->due = true;
@@ -313,10 +326,14 @@ void Spaces::choose_next(Instant now) {
 }
 
 Spaces::Space* Spaces::next_due(Instant now) {
+  // Those that wait longest first: rules that change all the time keep no other waiting.
+  const auto before = [](const Open& one, const Open& other) {
+    return std::pair(one.strikes, one.last) < std::pair(other.strikes, other.last);
+  };
   Space* next = nullptr;
   for (auto& [name, space] : spaces_) {
     if (!space.open || !space.open->due || now < space.open->next) continue;
-    if (next == nullptr || space.open->strikes < next->open->strikes) next = &space;
+    if (next == nullptr || before(*space.open, *next->open)) next = &space;
   }
   return next;
 }
@@ -341,10 +358,12 @@ bool Spaces::step(Instant now) {
 void Spaces::refresh(Space& space, Instant now) {
   Open& open = *space.open;
   open.due = false;
+  open.heard = false;
   open.pending = false;
   open.last = now;
   if (!open.addresses.loopback_up) return charge(open, true, open.look_took, now);
   if (!std::exchange(open.tried, true)) mark();
+  if (!kernel_tells_) kernel_tells_ = capture::kernel_tells(kernel_);
   const Instant began = io::monotonic_now();
   open.inside.begin_turn(kTurn);
   open.rules.refresh();

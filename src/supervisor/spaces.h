@@ -50,8 +50,9 @@ inline constexpr Duration kRemoveWithin = std::chrono::seconds(5);
 /// any of them may be its own, for this long at most.
 inline constexpr Duration kSweepHeldWithin = std::chrono::seconds(60);
 
-/// In each, rules are compared with the kernel no more often than this, since no namespace but our
-/// own tells of changes; with many it is less often, one at a look.
+/// In each, rules are compared with the kernel when it tells of a change there, at the next look().
+/// Beside that they are compared this often, or, where it does not tell (iptables-legacy), at each
+/// look(); with many it is less often, one at a look.
 inline constexpr Duration kVerifySpaceEvery = std::chrono::seconds(5);
 
 /// In each, who listens is asked no more often than this, and of no more listeners.
@@ -132,6 +133,7 @@ class Spaces {
   static void count(const CaptureReport& inside, CaptureReport& into);
   void refresh(Space& space, Instant now);
   void choose_next(Instant now);
+  Duration pause_of(const Open& open) const;
   void mark() const;
   void begin_sweep();
   void sweep_again(Instant now);
@@ -142,6 +144,7 @@ class Spaces {
   std::string marker_;
   SpaceEvents events_;
   std::string agent_;
+  std::optional<bool> kernel_tells_;     // of changed rules; known once some were applied
   std::map<std::string, Space> spaces_;  // by "namespace/name"
   std::optional<capture::Spec> wanted_;  // since the last look()
   bool known_ = false;                   // something was wanted in this run

@@ -78,9 +78,7 @@ Status Supervisor::start() {
   restart_ = loop_.timer([this] { start_worker(); });
   look_ = loop_.timer([this] { look(); });
   events_ = std::make_unique<io::RuleEvents>(loop_, [this] { schedule_refresh(); });
-  const auto version = kernel_.run({"iptables", "-V"}, "");
-  kernel_tells_ =
-      events_->hears() && version && version->output.find("nf_tables") != std::string::npos;
+  kernel_tells_ = events_->hears() && capture::kernel_tells(kernel_);
   complaint_ = loop_.timer([this] { complain(); });
   deadline_ = loop_.timer([this] {
     log::warn(kScope, "the worker did not drain in time and is ended; its connections are cut");

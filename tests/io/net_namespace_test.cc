@@ -6,11 +6,13 @@
 #include <unistd.h>
 #include <atomic>
 #include <catch2/catch.hpp>
+#include <memory>
 #include <optional>
 #include <thread>
 
 #include "io/host_kernel.h"
 #include "io/interfaces.h"
+#include "io/rule_events.h"
 #include "support/namespaces.h"
 
 using namespace meshnode;
@@ -305,4 +307,41 @@ TEST_CASE("namespaces are found by the processes in them, each once, without the
     if (found->id() == opened->id()) ++times;
   }
   CHECK(times == 1);
+}
+
+TEST_CASE(
+    "changes of rules and routes are heard in the namespace they are made in, lost ones too") {
+  if (!test::may_make_namespaces()) return;
+  Inside one;
+  Inside other;
+  std::unique_ptr<RuleChanges> changes;
+  {
+    const InNamespace inside(one.opened);
+    REQUIRE(inside.entered());
+    changes = std::make_unique<RuleChanges>();
+  }
+  REQUIRE(changes->hears());
+  CHECK_FALSE(changes->any());
+  const std::string route = "route add 10.9.0.0/16 dev lo\n";
+  other.ip(route);
+  CHECK_FALSE(changes->any());
+  one.ip(route);
+  CHECK(changes->any());
+  CHECK_FALSE(changes->any());
+  REQUIRE(one.kernel.run({"nft", "add", "table", "ip", "somebody"}, "")->exit_code == 0);
+  CHECK(changes->any());
+  CHECK_FALSE(changes->any());
+
+  std::string many;
+  for (int i = 0; i < 2000; ++i) {
+    many += "route add 10." + std::to_string(10 + i / 250) + "." + std::to_string(i % 250) +
+            ".0/24 dev lo\n";
+  }
+  one.ip(many);
+  int calls = 0;
+  while (changes->any()) ++calls;
+  CHECK(calls >= 1);
+  CHECK(calls < 5);  // the kernel kept few of them
+  one.ip("route del 10.9.0.0/16 dev lo\n");
+  CHECK(changes->any());
 }

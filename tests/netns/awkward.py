@@ -9,6 +9,16 @@ from mesh import CLIENT, ECHO, OTHER, UNDECLARED, WEB
 V4, V6 = socket.AF_INET, socket.AF_INET6
 BOTH = (V4, V6)
 
+# What update-alternatives does, in a mount namespace of the agent's own.
+LEGACY = ("mount -t tmpfs tmpfs /etc/alternatives && for name in iptables iptables-save "
+          "iptables-restore ip6tables ip6tables-save ip6tables-restore; do ln -s "
+          "/usr/sbin/$(echo $name | sed s/tables/tables-legacy/) /etc/alternatives/$name; done && "
+          "exec \"$@\"")
+
+
+def legacy(host):
+    host.launcher = ["unshare", "--mount", "sh", "-c", LEGACY, "legacy"]
+
 
 def answer(host, address, port, uid=0, timeout=5):
     """The address that a greeting server says the caller has, or how the call failed."""

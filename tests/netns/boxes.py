@@ -84,7 +84,8 @@ class Box:
                                     ["-6", "route", "show", "table", "all"]))
 
 
-def make_world(match=None):
+def make_world(match=None, prepare=lambda host: None):
+    """`prepare`: of a host, before its agent starts."""
     made = lab.Lab("a", "b", "c")
     try:
         a, b = made.a, made.b
@@ -107,6 +108,7 @@ def make_world(match=None):
         made.agent_cgroup, _ = made.cgroup("agent")
         for host in (a, b):
             host.write("mesh.yaml", made.common)
+            prepare(host)
             host.start_agent(cgroup=made.agent_cgroup if host is b else None)
         eventually(lambda: captured(b), 10, what="capture inside the namespace")
         return made

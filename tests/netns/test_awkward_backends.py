@@ -4,21 +4,11 @@ import time
 
 import awkward
 import pytest
-from awkward import works
+from awkward import legacy, works
 from mesh import ECHO, Mesh
 from procs import eventually
 
 REPAIRED_WITHIN = 2
-
-# What update-alternatives does, in a mount namespace of the agent's own.
-LEGACY = ("mount -t tmpfs tmpfs /etc/alternatives && for name in iptables iptables-save "
-          "iptables-restore ip6tables ip6tables-save ip6tables-restore; do ln -s "
-          "/usr/sbin/$(echo $name | sed s/tables/tables-legacy/) /etc/alternatives/$name; done && "
-          "exec \"$@\"")
-
-
-def legacy(host):
-    host.launcher = ["unshare", "--mount", "sh", "-c", LEGACY, "legacy"]
 
 
 def rules_of(host, backend):
