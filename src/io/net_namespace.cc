@@ -54,7 +54,7 @@ Result<NamespaceId> identity(int fd, const std::string& name) {
 
 bool has_ended(int pidfd) {
   pollfd asked{pidfd, POLLIN, 0};
-  return ::poll(&asked, 1, 0) != 0;
+  return ::poll(&asked, 1, 0) > 0;  // what cannot be asked has not ended
 }
 
 std::string file_of(std::uint32_t pid) { return fmt::format("/proc/{}/ns/net", pid); }

@@ -66,6 +66,7 @@ struct Spaces::Open {
   std::shared_ptr<const std::vector<OpenListener>> listeners;
   std::unique_ptr<io::RuleChanges> changes;
   io::NamespaceAddresses addresses;
+  std::string address_error;  // those are as they were before
   std::string undeclared;  // listeners
   Instant next_listeners{};
   bool due = true;
@@ -252,9 +253,9 @@ void Spaces::look_inside(Space& space, Instant now) {
   Open& open = *space.open;
   if (now < open.next || now < open.next_look) return;
   const Instant began = io::monotonic_now();
-  if (auto addresses = io::addresses_in(*open.place)) {
-    open.addresses = std::move(*addresses);
-  }
+  auto addresses = io::addresses_in(*open.place);
+  open.address_error = addresses ? "" : addresses.error().message;
+  if (addresses) open.addresses = std::move(*addresses);
   look_for_listeners(space, now);
   open.look_took = io::monotonic_now() - began;
   open.next_look = now + open.look_took + kRest * open.look_took;
@@ -401,7 +402,10 @@ void Spaces::add_to(CaptureReport& report) const {
     if (!space.open) continue;
     const Open& open = *space.open;
     const CaptureReport& inside = open.rules.report();
-    if (!open.addresses.loopback_up) {
+    if (!open.address_error.empty()) {
+      report.failed[name] = open.where + ": its addresses could not be listed: " +
+                            open.address_error + "; tried again at the next look";
+    } else if (!open.addresses.loopback_up) {
       report.failed[name] = open.where + ": its loopback interface is down, so nothing can be led "
                                          "to meshnode; run `ip link set lo up` inside";
     } else if (!inside.error.empty()) {

@@ -294,6 +294,24 @@ TEST_CASE("what cannot be captured says why and keeps no other from being captur
   CHECK(lab.report().failed.size() == 3);
 }
 
+TEST_CASE("addresses inside that cannot be listed are told as that, and stay as they were") {
+  if (!test::own_network()) return;
+  const TestNamespace place;
+  Lab lab;
+  lab.spaces.want(of({by_process("shop/web", 7, place.pid())}));
+  lab.look();
+  REQUIRE(lab.report().failed.empty());
+  rlimit files{};
+  REQUIRE(::getrlimit(RLIMIT_NOFILE, &files) == 0);
+  const rlimit none{3, files.rlim_max};
+  REQUIRE(::setrlimit(RLIMIT_NOFILE, &none) == 0);
+  lab.spaces.look(lab.now + seconds(1));
+  REQUIRE(::setrlimit(RLIMIT_NOFILE, &files) == 0);
+  CHECK(lab.report().failed.at("shop/web").find("could not be listed") != std::string::npos);
+  lab.look(seconds(2));
+  CHECK(lab.report().failed.empty());
+}
+
 TEST_CASE("rules that go missing inside are put back at the next look") {
   if (!test::own_network()) return;
   const TestNamespace one;
