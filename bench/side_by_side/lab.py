@@ -95,13 +95,16 @@ def connect(left, right):
 
 
 def family(pid):
-    """A process and all its descendants, the eldest first; none when it is gone."""
+    """A process and its descendants of the same program, the eldest first; none when it is gone.
+    Programs that an agent runs for a moment, as iptables-save, are not there to be watched."""
     pids = []
     waiting = [pid]
     while waiting:
         one = waiting.pop(0)
         try:
             tasks = list(Path(f"/proc/{one}/task").iterdir())
+            if os.readlink(f"/proc/{one}/exe") != os.readlink(f"/proc/{pid}/exe"):
+                continue
         except OSError:
             continue
         pids.append(one)
