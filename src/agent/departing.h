@@ -1,7 +1,8 @@
 #pragma once
 /// Callers that have left the configuration. Who is known changes at once, the rules some tenths of
 /// a second later: what they lead here meanwhile goes on as the caller it was, or an ordinary
-/// reload would reset connections. (A network namespace that is let go is closed at once.) Thread: the worker's main.
+/// reload would reset connections. (A network namespace that is let go is closed at once.)
+/// Thread: the worker's main.
 
 #include <meshnode/time.h>
 #include <cstdint>
