@@ -43,7 +43,8 @@ def sanitizer_reports(host):
 def mesh():
     """Of what the honest client says, nothing may be read on the wire."""
     with meshes.Mesh() as made:
-        with Capture(made.lab, f"tcp and host {made.a.v4} and host {made.b.v4}") as wire:
+        honest = f"tcp and host {made.a.v4} and host {made.b.v4}"
+        with Capture(made.lab, honest, octets=1600) as wire:
             yield made
         assert wire.count(b"\x17\x03\x03") > 0, "the capture shows no TLS record at all"
         assert wire.count(MARK) == 0, "an honest client's words were on the wire in plaintext"

@@ -1,5 +1,7 @@
 """An honest client beside an attack, and what the attack costs it."""
 
+import contextlib
+import multiprocessing
 import os
 import socket
 import statistics
@@ -49,12 +51,35 @@ def p99(mesh, seconds=SECONDS):
     return took[len(took) * 99 // 100]
 
 
+def _spin():
+    behind_others()
+    while True:
+        pass
+
+
+@contextlib.contextmanager
+def nothing_but_busy():
+    """All processors as busy as attackers keep them, and no attack."""
+    spinning = [multiprocessing.Process(target=_spin) for _ in range(os.cpu_count())]
+    for process in spinning:
+        process.start()
+    try:
+        yield
+    finally:
+        for process in spinning:
+            process.kill()
+            process.join()
+
+
 def compare(mesh, attack, rounds=ROUNDS):
     """(median p99 by itself, median p99 under attack, by itself and under attack each round)."""
     quiet, under = [], []
     p99(mesh, 0.3)
     for _ in range(rounds):
         quiet.append(p99(mesh))
+        if system.SCALE >= 1:
+            with nothing_but_busy():
+                print(f"p99 {p99(mesh) * 1e3:.2f} ms beside processors that are merely busy")
         with attack():
             under.append(p99(mesh))
     return statistics.median(quiet), statistics.median(under), (quiet, under)

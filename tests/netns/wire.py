@@ -10,13 +10,14 @@ from procs import eventually
 
 
 class Capture:
-    def __init__(self, laboratory, expression="tcp"):
+    def __init__(self, laboratory, expression="tcp", octets=0):
+        """`octets` of a packet, 0 for all: the fewer, the more packets wait in tcpdump's buffer."""
         self.path = os.path.join(laboratory.directory, f"wire-{time.monotonic_ns()}.pcap")
         self._errors = open(self.path + ".log", "w+")
         self._process = subprocess.Popen(
             ["nsenter", f"--net=/run/netns/{laboratory.bridge}", "--", "tcpdump", "-n", "-i", "br0",
-             "-U", "--immediate-mode", "-s", "0", "-B", "65536", "-Z", "root", "-w", self.path,
-             expression],
+             "-U", "--immediate-mode", "-s", str(octets), "-B", "65536", "-Z", "root",
+             "-w", self.path, expression],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._errors)
         eventually(lambda: "listening on" in self._log(), 10, what="tcpdump listening")
 
