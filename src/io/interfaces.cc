@@ -6,7 +6,6 @@
 #include <net/if.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <sys/time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -17,7 +16,7 @@
 #include <optional>
 #include <set>
 
-#include "io/loop.h"
+#include "io/kernel_list.h"
 
 namespace meshnode::io {
 namespace {
@@ -40,8 +39,8 @@ class Socket {
   int fd_;
 };
 
-Error failed(int cause) {
-  return {ErrorCode::kUnavailable, std::string("the host's addresses: ") + std::strerror(cause)};
+Error failed(const std::string& cause) {
+  return {ErrorCode::kUnavailable, "the host's addresses: " + cause};
 }
 
 /// Its own address, which of a point-to-point interface is not IFA_ADDRESS.
@@ -109,42 +108,25 @@ class Listing {
 };
 
 /// One listing; nothing when addresses changed in its midst, whereby others may have been skipped.
-Result<std::optional<std::vector<IpAddress>>> listed_once(int socket, Instant last) {
+Result<std::optional<std::vector<IpAddress>>> listed_once(KernelList& list) {
   Listing listing;
-  if (!listing.can_ask()) return fail(failed(errno));
+  if (!listing.can_ask()) return fail(failed(std::strerror(errno)));
   std::array<char, 256> request{};
   nlmsghdr* header = mnl_nlmsg_put_header(request.data());
   header->nlmsg_type = RTM_GETADDR;
   header->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
   mnl_nlmsg_put_extra_header(header, sizeof(ifaddrmsg));
-  if (::send(socket, request.data(), header->nlmsg_len, 0) < 0) return fail(failed(errno));
-  std::vector<char> answer(std::size_t{64} * 1024);
-  bool whole = true;
+  if (auto asked = list.ask(*header); !asked) return fail(failed(asked.error().message));
   for (;;) {
-    sockaddr_nl from{};
-    socklen_t size = sizeof from;
-    const ssize_t got = ::recvfrom(socket, answer.data(), answer.size(), 0,
-                                   reinterpret_cast<sockaddr*>(&from), &size);
-    if (got < 0 && errno == EINTR) continue;
-    if (got <= 0) return fail(failed(errno));
-    if (monotonic_now() > last) return fail(failed(ETIMEDOUT));
-    if (from.nl_pid != 0) continue;  // it came before the socket was connected
-    int left = static_cast<int>(got);
-    for (auto* message = reinterpret_cast<const nlmsghdr*>(answer.data());
-         mnl_nlmsg_ok(message, left); message = mnl_nlmsg_next(message, &left)) {
-      if ((message->nlmsg_flags & NLM_F_DUMP_INTR) != 0) whole = false;
-      if (message->nlmsg_type == NLMSG_DONE) {
-        if (!whole) return std::nullopt;
-        return std::move(listing.found);
-      }
-      if (message->nlmsg_type == NLMSG_ERROR &&
-          mnl_nlmsg_get_payload_len(message) >= sizeof(nlmsgerr)) {
-        return fail(failed(-static_cast<const nlmsgerr*>(mnl_nlmsg_get_payload(message))->error));
-      }
-      if (message->nlmsg_type == RTM_NEWADDR &&
-          mnl_nlmsg_get_payload_len(message) >= sizeof(ifaddrmsg) && !listing.take(message)) {
-        return std::move(listing.found);
-      }
+    const auto message = list.next();
+    if (!message) return fail(failed(message.error().message));
+    if (*message == nullptr) {
+      if (list.interrupted()) return std::nullopt;
+      return std::move(listing.found);
+    }
+    if ((*message)->nlmsg_type == RTM_NEWADDR &&
+        mnl_nlmsg_get_payload_len(*message) >= sizeof(ifaddrmsg) && !listing.take(*message)) {
+      return std::move(listing.found);
     }
   }
 }
@@ -152,25 +134,13 @@ Result<std::optional<std::vector<IpAddress>>> listed_once(int socket, Instant la
 }  // namespace
 
 Result<std::vector<IpAddress>> host_addresses() {
-  // The kernel lists them as they are read: closing the socket ends a list that is too long.
-  const Socket socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE);
-  if (socket.fd() < 0) return fail(failed(errno));
-  // In a namespace of others, root there could send to this socket too: connected, it takes only
-  // what the kernel says.
-  sockaddr_nl kernel{};
-  kernel.nl_family = AF_NETLINK;
-  if (::connect(socket.fd(), reinterpret_cast<const sockaddr*>(&kernel), sizeof kernel) != 0) {
-    return fail(failed(errno));
-  }
-  const timeval within{1, 0};
-  ::setsockopt(socket.fd(), SOL_SOCKET, SO_RCVTIMEO, &within, sizeof within);
-  const Instant last = monotonic_now() + kListedWithin;
+  KernelList list(NETLINK_ROUTE, kListedWithin);
   for (int tries = 0; tries < kTries; ++tries) {
-    auto listed = listed_once(socket.fd(), last);
+    auto listed = listed_once(list);
     if (!listed) return fail(std::move(listed.error()));
     if (*listed) return std::move(**listed);
   }
-  return fail(failed(EBUSY));
+  return fail(failed("they keep changing"));
 }
 
 std::string host_name() {

@@ -1,6 +1,5 @@
 #include "io/listening.h"
 
-#include <fmt/format.h>
 #include <libmnl/libmnl.h>
 #include <linux/inet_diag.h>
 #include <linux/sock_diag.h>
@@ -8,46 +7,24 @@
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/time.h>
-#include <unistd.h>
 
-#include <algorithm>
 #include <array>
-#include <cerrno>
 #include <cstring>
 #include <filesystem>
 
 #include "io/host_kernel.h"
+#include "io/kernel_list.h"
 
 namespace meshnode::io {
 namespace {
 
-/// A sock_diag socket, closed with it.
-class Diag {
- public:
-  Diag() : fd_(::socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_SOCK_DIAG)) {
-    if (fd_ < 0) return;
-    const timeval within{1, 0};
-    ::setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &within, sizeof(within));
-  }
-  ~Diag() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  Diag(const Diag&) = delete;
-  Diag& operator=(const Diag&) = delete;
-  int fd() const { return fd_; }
+constexpr Duration kListedWithin = std::chrono::seconds(1);
 
- private:
-  int fd_;
-};
-
-Error failure(const char* what) {
-  return {ErrorCode::kUnavailable,
-          fmt::format("the kernel does not list listening sockets: {}: {}", what,
-                      std::strerror(errno))};
+Error failed(const Error& cause) {
+  return {cause.code, "the kernel does not list listening sockets: " + cause.message};
 }
 
-Status ask(const Diag& diag, std::uint8_t family) {
+Status ask(KernelList& list, std::uint8_t family) {
   std::array<char, 256> request{};
   nlmsghdr* header = mnl_nlmsg_put_header(request.data());
   header->nlmsg_type = SOCK_DIAG_BY_FAMILY;
@@ -57,8 +34,7 @@ Status ask(const Diag& diag, std::uint8_t family) {
   wanted->sdiag_family = family;
   wanted->sdiag_protocol = IPPROTO_TCP;
   wanted->idiag_states = 1U << TCP_LISTEN;
-  if (::send(diag.fd(), request.data(), header->nlmsg_len, 0) < 0) return fail(failure("send"));
-  return {};
+  return list.ask(*header);
 }
 
 ListeningSocket socket_of(const nlmsghdr* message) {
@@ -86,41 +62,26 @@ ListeningSocket socket_of(const nlmsghdr* message) {
   return socket;
 }
 
-/// Reads the answer to one ask(), up to `most` of all.
-Status collect(const Diag& diag, std::vector<ListeningSocket>& all, std::size_t most) {
-  std::vector<char> answer(std::size_t{64} * 1024);
-  while (all.size() < most) {
-    const ssize_t got = ::recv(diag.fd(), answer.data(), answer.size(), 0);
-    if (got < 0 && errno == EINTR) continue;
-    if (got <= 0) return fail(failure("recv"));
-    int left = static_cast<int>(got);
-    for (auto* message = reinterpret_cast<const nlmsghdr*>(answer.data());
-         mnl_nlmsg_ok(message, left); message = mnl_nlmsg_next(message, &left)) {
-      if (message->nlmsg_type == NLMSG_DONE) return {};
-      if (message->nlmsg_type == NLMSG_ERROR) {
-        errno = -static_cast<const nlmsgerr*>(mnl_nlmsg_get_payload(message))->error;
-        return fail(failure("dump"));
-      }
-      if (message->nlmsg_type == SOCK_DIAG_BY_FAMILY && all.size() < most &&
-          mnl_nlmsg_get_payload_len(message) >= sizeof(inet_diag_msg)) {
-        all.push_back(socket_of(message));
-      }
-    }
-  }
-  return {};
-}
-
 }  // namespace
 
 Result<std::vector<ListeningSocket>> listening_sockets(std::size_t most) {
   std::vector<ListeningSocket> all;
   for (const int family : {AF_INET, AF_INET6}) {
     // Not the same for both: on one whose answer was not read to the end nothing else can be asked.
-    const Diag diag;
-    if (diag.fd() < 0) return fail(failure("socket"));
-    auto asked = ask(diag, static_cast<std::uint8_t>(family));
-    if (!asked) return fail(asked.error());
-    if (auto told = collect(diag, all, most); !told) return fail(told.error());
+    KernelList list(NETLINK_SOCK_DIAG, kListedWithin);
+    if (auto asked = ask(list, static_cast<std::uint8_t>(family)); !asked) {
+      return fail(failed(asked.error()));
+    }
+    for (std::size_t count = 0; count < most;) {
+      const auto message = list.next();
+      if (!message) return fail(failed(message.error()));
+      if (*message == nullptr) break;
+      if ((*message)->nlmsg_type == SOCK_DIAG_BY_FAMILY &&
+          mnl_nlmsg_get_payload_len(*message) >= sizeof(inet_diag_msg)) {
+        all.push_back(socket_of(*message));
+        ++count;
+      }
+    }
   }
   return all;
 }

@@ -17,10 +17,10 @@ struct ListeningSocket {
   std::uint64_t cgroup = 0;  ///< inode of its cgroup2 directory; 0 when the kernel does not say
 };
 
-inline constexpr std::size_t kMaxListening = 20'000;  ///< more are not looked at
+inline constexpr std::size_t kMaxListening = 20'000;  ///< more of a family are not looked at
 inline constexpr std::size_t kMaxCgroupTree = 10'000;
 
-/// Of the network namespace the calling thread is in, both families; no more than `most`.
+/// Of the network namespace the calling thread is in, no more than `most` of each family.
 Result<std::vector<ListeningSocket>> listening_sockets(std::size_t most = kMaxListening);
 
 /// The inodes of the cgroup at `path` below the cgroup2 mount and of all within it; empty when it

@@ -58,10 +58,15 @@ TEST_CASE("who listens is listed with address, user and cgroup, and nobody else"
 TEST_CASE("no more listeners are listed than are asked for, of either family") {
   const Bound v4("127.0.0.1", true);
   const Bound v6("::1", true);
-  const std::size_t all = io::listening_sockets().value().size();
-  REQUIRE(all >= 2);
-  for (std::size_t most = 0; most <= all; ++most) {
-    CHECK(io::listening_sockets(most).value().size() == most);
+  const auto all = io::listening_sockets().value();
+  const auto first = static_cast<std::size_t>(
+      std::count_if(all.begin(), all.end(),
+                    [](const ListeningSocket& socket) { return socket.address.ip.is_v4(); }));
+  const std::size_t second = all.size() - first;
+  REQUIRE(std::min(first, second) > 0);
+  for (std::size_t most = 0; most <= all.size(); ++most) {
+    CHECK(io::listening_sockets(most).value().size() ==
+          std::min(most, first) + std::min(most, second));
   }
 }
 

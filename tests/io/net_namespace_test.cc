@@ -12,6 +12,7 @@
 
 #include "io/host_kernel.h"
 #include "io/interfaces.h"
+#include "io/listening.h"
 #include "io/rule_events.h"
 #include "support/namespaces.h"
 
@@ -265,10 +266,15 @@ TEST_CASE("whoever is root in a namespace does not answer for the kernel") {
   if (!test::may_make_namespaces()) return;
   Inside one;
   one.ip("link add mn0 type bridge\nlink set mn0 up\naddress add 10.9.8.7/32 dev mn0\n");
+  const int protocol = GENERATE(NETLINK_ROUTE, NETLINK_SOCK_DIAG);
+  int listener = -1;
+  std::atomic<bool> ready = false;
   std::atomic<bool> over = false;
   std::thread root([&] {
     const InNamespace inside(one.opened);
-    const int liar = ::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+    listener = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    ::listen(listener, 1);
+    const int liar = ::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol);
     sockaddr_nl own{};
     own.nl_family = AF_NETLINK;
     own.nl_pid = 4'000'000'000U;  // the process's number is for who asks
@@ -277,6 +283,7 @@ TEST_CASE("whoever is root in a namespace does not answer for the kernel") {
     sockaddr_nl to{};
     to.nl_family = AF_NETLINK;
     to.nl_pid = static_cast<unsigned>(::getpid());
+    ready = true;
     while (!over) {
       // Refused when it meets a connected socket, and when it meets none.
       ::sendto(liar, &done, sizeof done, MSG_DONTWAIT, reinterpret_cast<const sockaddr*>(&to),
@@ -284,13 +291,21 @@ TEST_CASE("whoever is root in a namespace does not answer for the kernel") {
     }
     ::close(liar);
   });
+  while (!ready) std::this_thread::yield();
   unsigned whole = 0;
   for (int i = 0; i < 3000; ++i) {
-    const auto now = addresses_in(one.opened);
-    if (now && now->addresses.size() == 1) ++whole;
+    if (protocol == NETLINK_ROUTE) {
+      const auto now = addresses_in(one.opened);
+      if (now && now->addresses.size() == 1) ++whole;
+    } else {
+      const InNamespace inside(one.opened);
+      const auto now = listening_sockets();
+      if (now && now->size() == 1) ++whole;
+    }
   }
   over = true;
   root.join();
+  ::close(listener);
   CHECK(whole == 3000);
 }
 
