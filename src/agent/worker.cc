@@ -140,6 +140,7 @@ class Worker {
   std::string saved_slots_;
   std::string slots_problem_;
   std::optional<std::vector<IpAddress>> addresses_;  // none until they could be listed once
+  std::string addresses_problem_;
   std::map<WorkloadId, std::vector<IpAddress>> namespaces_;  // of workloads in them
   bool namespaces_changed_ = false;
   std::string host_name_;
@@ -377,8 +378,7 @@ bool Worker::look_at_host() {
     addresses_ = std::move(*addresses);
     changed = true;
   } else if (!addresses_) {
-    log::error("agent", "nothing new is captured until the host's addresses can be listed",
-               {{"error", addresses.error().message}});
+    addresses_problem_ = addresses.error().message;
   }
   if (auto passwd = storage_.read("/etc/passwd", Configuration::kMaxFile);
       passwd && (!passwd_ || *passwd != *passwd_)) {
@@ -581,6 +581,11 @@ void Worker::report_capture() {
   std::vector<Reports::Condition> conditions;
   for (const auto& [object, message] : request_.problems) {
     conditions.push_back({object, message, "correct the Workload's match", true});
+  }
+  if (!addresses_) {
+    conditions.push_back({"addresses",
+                          "nothing new is captured until they can be listed: " + addresses_problem_,
+                          "see what changes this host's addresses all the time", true});
   }
   if (capture_) {
     if (!capture_->ok && request_sent_ && !request_.spec.workloads.empty()) {
