@@ -416,9 +416,10 @@ Result<std::vector<Steered>> steered(Kernel& kernel) {
   return all;
 }
 
-bool kernel_tells(Kernel& kernel) {
+Result<bool> kernel_tells(Kernel& kernel) {
   const auto version = kernel.run({"iptables", "-V"}, "");
-  return version && version->output.find("nf_tables") != std::string::npos;
+  if (!version) return fail(version.error());
+  return version->output.find("nf_tables") != std::string::npos;
 }
 
 Result<std::string> show(Kernel& kernel) {

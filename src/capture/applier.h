@@ -107,7 +107,7 @@ Result<std::vector<Steered>> steered(Kernel& kernel);
 
 /// Whether changes of rules made with the iptables of this host are told (io/rule_events.h); those
 /// of iptables-legacy are not.
-bool kernel_tells(Kernel& kernel);
+Result<bool> kernel_tells(Kernel& kernel);
 
 /// What of ours is in the kernel, as text for people; empty when there is nothing.
 Result<std::string> show(Kernel& kernel);

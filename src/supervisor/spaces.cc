@@ -68,6 +68,7 @@ struct Spaces::Open {
   io::NamespaceAddresses addresses;
   std::string address_error;  // those are as they were before
   std::string undeclared;  // listeners
+  std::string listeners_problem;
   Instant next_listeners{};
   bool due = true;
   bool heard = false;   // due because of what the kernel told, and of nothing else
@@ -78,6 +79,7 @@ struct Spaces::Open {
   Duration look_took{};
   Instant next_look{};  // not before
   int strikes = 0;    // turns in a row that failed or were slow
+  bool is_struck() const { return strikes > 0; }
   Duration took{};    // the last turn
   Duration pause{};   // after the last of the strikes
   Instant next{};     // not before
@@ -116,7 +118,7 @@ void Spaces::plan(const capture::Spec& wanted) {
         space.waiting = false;
         space.open->rules.want(space.spec);
         const bool anew = space.open->rules.due();
-        if (anew) space.open->next_listeners = {};
+        if (anew) forget_listeners(*space.open);
         space.open->due = space.open->due || anew;
         // One that keeps failing is no reason to wait.
         space.open->pending = space.open->pending || (anew && space.open->strikes == 0);
@@ -217,7 +219,7 @@ Status Spaces::take_up(Space& space, std::shared_ptr<const io::NetNamespace> pla
     if (auto opened = open_inside(*space.open); !opened) return opened;
   }
   space.open->rules.want(space.spec);
-  space.open->next_listeners = {};
+  forget_listeners(*space.open);
   space.open->due = true;
   space.open->pending = space.open->strikes == 0;
   look_inside(space, {});
@@ -264,21 +266,34 @@ void Spaces::look_inside(Space& space, Instant now) {
   if (open.changes->any() && !open.due) open.due = open.heard = true;
 }
 
+void Spaces::forget_listeners(Open& open) {
+  open.undeclared.clear();
+  open.next_listeners = {};
+}
+
 void Spaces::look_for_listeners(Space& space, Instant now) {
   Open& open = *space.open;
   if (now < open.next_listeners) return;
+  forget_listeners(open);
   open.next_listeners = now + kSpaceListenersEvery;
   const io::InNamespace inside(*open.place);
-  if (!inside.entered()) return;
-  const auto sockets = io::listening_sockets(kMaxSpaceListening);
+  auto sockets = io::listening_sockets(kMaxSpaceListening);
+  if (!inside.entered()) sockets = fail(inside.entered().error());
+  const std::string problem = sockets ? "" : sockets.error().message;
+  if (std::exchange(open.listeners_problem, problem) != problem && !problem.empty()) {
+    log::warn(kScope, "undeclared listeners in a network namespace are not looked for",
+              {{"where", open.where}, {"error", problem}});
+  }
   if (!sockets) return;
   const capture::KnownPorts known(space.spec);
   std::set<SocketAddress> found;
+  std::map<bool, std::size_t> looked_at;  // by whether it is IPv4
   for (const io::ListeningSocket& socket : *sockets) {
+    ++looked_at[socket.address.ip.is_v4()];
     if (!known.leave_out(socket.address)) found.insert(socket.address);
   }
   open.undeclared = capture::in_words(found);
-  if (!found.empty() && sockets->size() == kMaxSpaceListening) {
+  if (!found.empty() && std::max(looked_at[true], looked_at[false]) == kMaxSpaceListening) {
     open.undeclared += " of the first " + std::to_string(kMaxSpaceListening) + " listeners inside";
   }
 }
@@ -313,23 +328,26 @@ Duration Spaces::pause_of(const Open& open) const {
 void Spaces::choose_next(Instant now) {
   // One that was well the last time, and one that was not: neither keeps the other waiting.
   std::array<Open*, 2> next{};
+  std::array<bool, 2> enough{};
   for (auto& [name, space] : spaces_) {
     if (!space.open || now < space.open->next) continue;
     Open& open = *space.open;
-    if (open.due && !open.heard) return;  // enough to do
+    enough[open.is_struck()] |= open.due && !open.heard;
     if (open.due || now - open.last < pause_of(open)) continue;
-    Open*& longest = next[open.strikes == 0 ? 0 : 1];
+    Open*& longest = next[open.is_struck()];
     if (longest == nullptr || open.last < longest->last) longest = &open;
   }
-  for (Open* open : next) {
-    if (open != nullptr) open->due = true;
+  for (std::size_t kind = 0; kind < next.size(); ++kind) {
+    if (next[kind] != nullptr && !enough[kind]) next[kind]->due = true;
   }
 }
 
 Spaces::Space* Spaces::next_due(Instant now) {
-  // Those that wait longest first: rules that change all the time keep no other waiting.
-  const auto before = [](const Open& one, const Open& other) {
-    return std::pair(one.strikes, one.last) < std::pair(other.strikes, other.last);
+  // Those that wait longest first, the well and the struck in turns: neither the slow nor those
+  // whose rules change all the time keep another waiting.
+  const auto before = [this](const Open& one, const Open& other) {
+    return std::pair(one.is_struck() != struck_is_next_, one.last) <
+           std::pair(other.is_struck() != struck_is_next_, other.last);
   };
   Space* next = nullptr;
   for (auto& [name, space] : spaces_) {
@@ -348,9 +366,13 @@ bool Spaces::step(Instant now) {
       log::warn(kScope, "rules in a network namespace that is let go could not be removed",
                 {{"where", open->where}, {"error", removed.error().message}});
     }
-  } else if (Space* due = next_due(now); due != nullptr) {
+  } else if (Space* due = next_due(now);
+             due != nullptr && (sweep_.empty() || !sweep_is_next_)) {
+    struck_is_next_ = !due->open->is_struck();
+    sweep_is_next_ = true;
     refresh(*due, now);
   } else if (!sweep_.empty()) {
+    sweep_is_next_ = false;
     sweep_one();
   }
   return !removing_.empty() || !sweep_.empty() || next_due(now) != nullptr;
@@ -364,7 +386,9 @@ void Spaces::refresh(Space& space, Instant now) {
   open.last = now;
   if (!open.addresses.loopback_up) return charge(open, true, open.look_took, now);
   if (!std::exchange(open.tried, true)) mark();
-  if (!kernel_tells_) kernel_tells_ = capture::kernel_tells(kernel_);
+  if (!kernel_tells_) {
+    if (const auto tells = capture::kernel_tells(kernel_)) kernel_tells_ = *tells;
+  }
   const Instant began = io::monotonic_now();
   open.inside.begin_turn(kTurn);
   open.rules.refresh();

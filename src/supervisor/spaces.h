@@ -122,6 +122,7 @@ class Spaces {
   std::unique_ptr<Open> adopt(const io::NetNamespace& place);
   Status open_inside(Open& open) const;
   static void look_inside(Space& space, Instant now);
+  static void forget_listeners(Open& open);
   static void look_for_listeners(Space& space, Instant now);
   static void charge(Open& open, bool well, Duration took, Instant now);
   Space* next_due(Instant now);
@@ -153,6 +154,8 @@ class Spaces {
   CaptureReport past_;                           // counters of what was let go
   std::vector<std::string> sweep_;  // may hold rules of an earlier run
   std::vector<std::string> held_;   // the same, and are not to be opened before the next look()
+  bool struck_is_next_ = false;     // of those that are due
+  bool sweep_is_next_ = false;      // before those that are due
   Instant sweep_held_until_{};      // at most, for workloads of which nobody knows where they are
 };
 

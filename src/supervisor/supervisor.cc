@@ -78,7 +78,7 @@ Status Supervisor::start() {
   restart_ = loop_.timer([this] { start_worker(); });
   look_ = loop_.timer([this] { look(); });
   events_ = std::make_unique<io::RuleEvents>(loop_, [this] { schedule_refresh(); });
-  kernel_tells_ = events_->hears() && capture::kernel_tells(kernel_);
+  kernel_tells_ = events_->hears() && capture::kernel_tells(kernel_).value_or(false);
   complaint_ = loop_.timer([this] { complain(); });
   deadline_ = loop_.timer([this] {
     log::warn(kScope, "the worker did not drain in time and is ended; its connections are cut");
@@ -402,7 +402,7 @@ void Supervisor::complain() {
 
 namespace {
 
-/// Each network namespace costs nine descriptors; common soft limits are below what 256 need.
+/// Each network namespace costs eleven descriptors; common soft limits are below what 256 need.
 void use_all_descriptors() {
   rlimit files{};
   if (::getrlimit(RLIMIT_NOFILE, &files) != 0) return;

@@ -353,6 +353,31 @@ TEST_CASE("where the kernel does not tell, rules are compared at each look, else
   CHECK(lab.kernel.runs > 0);
 }
 
+TEST_CASE("who changes rules all the time keeps none waiting that failed") {
+  if (!test::own_network()) return;
+  const TestNamespace one;
+  const TestNamespace two;
+  const TestNamespace bad;
+  Lab lab;
+  lab.kernel.where = io::NetNamespace::of_process(bad.pid())->id().inode;
+  lab.spaces.want(of({by_process("a/one", 1, one.pid()), by_process("b/two", 2, two.pid()),
+                      by_process("c/bad", 3, bad.pid())}));
+  lab.look();
+  lab.look(kNotYet);
+  lab.kernel.runs = 0;
+  for (int looks = 0; looks < 6; ++looks) {
+    for (const TestNamespace* busy : {&one, &two}) {
+      busy->inside([] { io::HostKernel().run({"iptables", "-N", "BUSY"}, "").value(); });
+      busy->inside([] { io::HostKernel().run({"iptables", "-X", "BUSY"}, "").value(); });
+    }
+    // No time for more than one of them.
+    lab.now = lab.now + seconds(10);
+    lab.spaces.look(lab.now);
+    lab.spaces.step(lab.now);
+  }
+  CHECK(lab.kernel.runs > 0);
+}
+
 TEST_CASE("who changes rules all the time keeps no other namespace from being compared") {
   if (!test::own_network()) return;
   const TestNamespace busy;
