@@ -46,6 +46,8 @@ class Hostile : public io::HostKernel {
 
 /// Until the next look: whatever a turn took, and too early to compare rules unasked.
 constexpr Duration kNotYet = kVerifySpaceEvery - std::chrono::milliseconds(1);
+/// Beyond the rest that any turn is followed by, also with a sanitizer.
+constexpr Duration kRested = seconds(60);
 
 /// Spaces with what they said.
 struct Lab {
@@ -305,10 +307,10 @@ TEST_CASE("addresses inside that cannot be listed are told as that, and stay as 
   REQUIRE(::getrlimit(RLIMIT_NOFILE, &files) == 0);
   const rlimit none{3, files.rlim_max};
   REQUIRE(::setrlimit(RLIMIT_NOFILE, &none) == 0);
-  lab.spaces.look(lab.now + seconds(1));
+  lab.spaces.look(lab.now + kRested);
   REQUIRE(::setrlimit(RLIMIT_NOFILE, &files) == 0);
   CHECK(lab.report().failed.at("shop/web").find("could not be listed") != std::string::npos);
-  lab.look(seconds(2));
+  lab.look(2 * kRested);
   CHECK(lab.report().failed.empty());
 }
 
@@ -416,19 +418,19 @@ TEST_CASE("listeners inside at ports that nobody declares are told while they ar
     CHECK(told() == "0.0.0.0:7001, [::]:7002");
     wish.exclude_ports = {7001};
     lab.spaces.want(wish);
-    lab.look(kNotYet);
+    lab.look(kRested);
     CHECK(told() == "[::]:7002");
     wish.workloads[0].ports = {8080, 7002};
     lab.spaces.want(wish);
-    lab.look(kNotYet);
+    lab.look(kRested);
     CHECK(told().empty());
     wish.workloads[0].ports = {8080};
     wish.exclude_ports.clear();
     lab.spaces.want(wish);
-    lab.look(kNotYet);
+    lab.look(kRested);
     CHECK(told() == "0.0.0.0:7001, [::]:7002");
   }
-  lab.look(kSpaceListenersEvery);
+  lab.look(kRested);
   CHECK(told().empty());
 }
 
