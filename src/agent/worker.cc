@@ -565,6 +565,7 @@ void Worker::report_listeners() {
     log::warn("agent", "undeclared listeners are not looked for", {{"error", listeners_problem_}});
   }
   std::vector<Reports::Condition> conditions;
+  conditions.reserve(found.size());
   for (const auto& [workload, text] : found) {
     conditions.push_back({workload,
                           "listens at " + text +

@@ -1,6 +1,7 @@
 #include "supervisor/spaces.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <algorithm>
@@ -203,9 +204,10 @@ Status Spaces::take_up(Space& space, std::shared_ptr<const io::NetNamespace> pla
   }
   for (const auto& [name, other] : spaces_) {
     if (other.open && other.open->place->id() == place->id()) {
-      return fail(ErrorCode::kInvalid, where + " is that of " + name +
-                                           " as well, so its callers have no one name; give each "
-                                           "workload its own");
+      return fail(ErrorCode::kInvalid,
+                  fmt::format("{} is that of {} as well, so its callers have no one name; give "
+                              "each workload its own",
+                              where, name));
     }
   }
   space.open = adopt(*place);
