@@ -15,11 +15,13 @@ namespace {
 
 // A peer may bring 60 MB in this time as well, from half of the limit on.
 constexpr Duration kLoadEvery = std::chrono::milliseconds(125);
-// Near a limit: 10 Gbit/s for programs that do not read are 60 MB in this time, and 50,000 new
-// connections a second 5,000 entries.
-constexpr Duration kLoadEveryWhenNear = std::chrono::milliseconds(50);
+// Near a limit: 10 Gbit/s for programs that do not read are 25 MB in this time, and 50,000 new
+// connections a second 2,000 entries.
+constexpr Duration kLoadEveryWhenNear = std::chrono::milliseconds(20);
 // A walk over all heaps, with each locked in turn.
 constexpr Duration kGiveBackEvery = std::chrono::milliseconds(100);
+// Sooner when so large a part of the limit was taken since: that is no memory freed before.
+constexpr std::uint64_t kGrowth = 16;
 constexpr std::uint64_t kMaxFile = 64 * 1024;
 constexpr unsigned kShare = 4;
 // A quarter of a small machine would not hold the agent itself.
@@ -121,7 +123,8 @@ void LoadWatch::look() {
   const std::uint64_t max_memory = events_.max_memory();
   LoadReading now = read_load(storage_, max_memory);
   if (overload_.short_of_memory(now)) {
-    if (clock_.now() < next_giving_back_) {
+    if (clock_.now() < next_giving_back_ &&
+        now.memory_used < given_back_to_ + now.memory_limit / kGrowth) {
       // What only looks used must not be shed or cut for, nor what was cut already.
       timer_->start(kLoadEveryWhenNear);
       return;
@@ -129,6 +132,7 @@ void LoadWatch::look() {
     next_giving_back_ = clock_.now() + kGiveBackEvery;
     events_.give_back();
     now = read_load(storage_, max_memory);
+    given_back_to_ = now.memory_used;
   }
   const bool near = half_used(now.memory_used, now.memory_limit) ||
                     half_used(now.conntrack_used, now.conntrack_limit);

@@ -1,6 +1,6 @@
 #pragma once
 /// Looks at what the process and the kernel's connection table use, eight times a second and from
-/// half of a limit on twenty times, and has new work refused when it is too much. Thread: the
+/// half of a limit on fifty times, and has new work refused when it is too much. Thread: the
 /// control loop's.
 
 #include <meshnode/clock.h>
@@ -44,6 +44,7 @@ class LoadWatch {
   LoadEvents events_;
   Overload overload_;
   Instant next_giving_back_{};
+  std::uint64_t given_back_to_ = 0;  // octets used after it
   std::unique_ptr<Timer> timer_;
 };
 

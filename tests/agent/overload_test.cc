@@ -212,13 +212,28 @@ TEST_CASE("the watch sheds, cuts, tells of changes, and ends all that by itself"
   CHECK(node.changes == 4);
 }
 
-TEST_CASE("near a limit the watch looks twenty times a second") {
+TEST_CASE("near a limit the watch looks fifty times a second") {
   Watched node;
   node.storage.put(kStatm, statm(50));
   node.wait(125);
   node.storage.put(kStatm, statm(95));
-  node.wait(50);
+  node.wait(20);
   CHECK(node.refuses(false));
+}
+
+TEST_CASE("what is taken while memory that was cut for comes back is cut for at the next look") {
+  Watched node;
+  node.storage.put(kStatm, statm(110));
+  node.wait(125);
+  REQUIRE(node.cuts.size() == 1);
+  node.storage.put(kStatm, statm(116));  // a sixteenth of 100 is 6.25
+  node.wait(20);
+  CHECK(node.cuts.size() == 1);
+  node.storage.put(kStatm, statm(117));
+  node.wait(20);
+  CHECK(node.cuts.size() == 2);
+  node.wait(80);
+  CHECK(node.cuts.size() == 2);
 }
 
 TEST_CASE("a limit that is not known is never near") {
@@ -251,13 +266,16 @@ TEST_CASE("memory that was not given back neither begins nor prolongs shedding")
   node.wait(125);
   CHECK(node.given_back == 1);
   node.storage.put(kStatm, statm(95));
-  node.wait(50);
-  CHECK(node.given_back == 1);
+  node.wait(20);
+  CHECK(node.given_back == 2);
   CHECK_FALSE(node.refuses(false));
   node.after_giving_back = 95;
-  node.wait(50);
-  CHECK(node.given_back == 2);
+  node.storage.put(kStatm, statm(95));
+  node.wait(20);
+  CHECK(node.given_back == 3);
   CHECK(node.refuses(false));
+  node.wait(80);
+  CHECK(node.given_back == 3);
   node.wait(5000);
   CHECK(node.cuts == std::vector<std::uint64_t>{20 * kMiB});
 }
@@ -272,7 +290,7 @@ TEST_CASE("only what is used after free memory was given back is shed or cut for
   CHECK_FALSE(node.refuses(false));
   node.after_giving_back = 110;
   node.storage.put(kStatm, statm(120));
-  node.wait(100);
+  node.wait(20);
   CHECK(node.cuts == std::vector<std::uint64_t>{25 * kMiB});
   // What it was cut for is not back yet, and is not cut for again.
   node.wait(50);
