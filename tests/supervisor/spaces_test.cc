@@ -434,6 +434,21 @@ TEST_CASE("listeners inside at ports that nobody declares are told while they ar
   CHECK(told().empty());
 }
 
+TEST_CASE("whoever takes over a namespace is not told of another's undeclared listeners") {
+  if (!test::own_network()) return;
+  const TestNamespace place;
+  Lab lab;
+  const auto stray = listen_inside(place, "0.0.0.0:7001");
+  lab.spaces.want(of({by_process("shop/web", 7, place.pid())}));
+  lab.look();
+  REQUIRE(lab.report().undeclared.contains("shop/web"));
+  auto wish = of({by_process("shop/other", 8, place.pid())});
+  wish.workloads[0].ports = {7001};
+  lab.spaces.want(wish);
+  lab.look(Duration::zero());  // at rest
+  CHECK(lab.report().undeclared.empty());
+}
+
 TEST_CASE("of listeners inside no more than the bound are looked at, and the text says so") {
   if (!test::own_network()) return;
   rlimit files{};
