@@ -28,7 +28,7 @@ std::vector<std::size_t> select(const Join& join, const std::string& ns, const L
   if (smallest == nullptr) return out;
   std::copy_if(smallest->begin(), smallest->end(), std::back_inserter(out), [&](std::size_t i) {
     const Labels& labels = join.catalog.members[i].labels;
-    return std::includes(labels.begin(), labels.end(), selector.begin(), selector.end());
+    return selects(selector, labels);
   });
   return out;
 }

@@ -177,7 +177,9 @@ std::string Origin::text() const { return fmt::format("{}:{}:{}", file, line, co
 
 std::string_view Resource::kind() const {
   static constexpr std::array<std::string_view, std::variant_size_v<Spec>> kNames = {
-      "Node", "Workload", "Service", "ServiceEntry", "WorkloadEntry"};
+      "Node",          "Workload",            "Service",
+      "ServiceEntry",  "WorkloadEntry",       "AuthorizationPolicy",
+      "PeerAuthentication", "RequestAuthentication"};
   return kNames[spec.index()];
 }
 

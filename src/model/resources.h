@@ -12,10 +12,10 @@
 #include <string_view>
 #include <variant>
 #include <vector>
+#include "model/labels.h"
+#include "model/security.h"
 
 namespace meshnode::model {
-
-using Labels = std::map<std::string, std::string>;
 
 /// Where a document begins.
 struct Origin {
@@ -68,6 +68,8 @@ struct NodeSpec {
   unsigned proxy_threads = 0;  ///< 0: one per CPU the process may run on
   ProxyLimits proxy_limits;
   AccessLog access_log = AccessLog::kText;
+  std::string root_namespace = "istio-system";    ///< whose policies are the whole mesh's
+  std::vector<std::string> trust_domain_aliases;  ///< MeshConfig.trustDomainAliases
   bool operator==(const NodeSpec&) const = default;
 };
 
@@ -149,7 +151,9 @@ struct ServiceEntrySpec {
   bool operator==(const ServiceEntrySpec&) const = default;
 };
 
-using Spec = std::variant<NodeSpec, WorkloadSpec, ServiceSpec, ServiceEntrySpec, WorkloadEntrySpec>;
+using Spec = std::variant<NodeSpec, WorkloadSpec, ServiceSpec, ServiceEntrySpec, WorkloadEntrySpec,
+                          AuthorizationPolicySpec, PeerAuthenticationSpec,
+                          RequestAuthenticationSpec>;
 
 struct Resource {
   Metadata metadata;
