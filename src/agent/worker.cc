@@ -18,6 +18,7 @@
 #include "agent/departing.h"
 #include "agent/listener_set.h"
 #include "agent/load_watch.h"
+#include "agent/policies_in_force.h"
 #include "agent/proxy_threads.h"
 #include "agent/reports.h"
 #include "agent/status.h"
@@ -145,6 +146,7 @@ class Worker {
   bool namespaces_changed_ = false;
   std::string host_name_;
   model::Catalog catalog_;
+  PoliciesInForce policies_;
   std::optional<std::string> passwd_;  // none until it could be read once
   std::size_t most_sockets_ = 0;       // since memory was last returned
   bool ebbing_ = false;                // they were fewer at the last look than before
@@ -308,6 +310,9 @@ void Worker::look() {
     hub_.set_access_log(access_format(catalog_.node.access_log));
     assign_slots();
   }
+  if (changed || !snapshot_) {
+    policies_.update(configuration_.set().accepted(), catalog_);
+  }
   changed = refresh_identities() || changed;
   changed = departing_.forget(loop_.now()) || changed;
   if (changed || !snapshot_) {
@@ -448,7 +453,7 @@ void Worker::rebuild() {
       at.problem = state.problems.front().message;
     }
   }
-  auto next = snapshot::build(catalog_, slots_, credentials, ++revision_);
+  auto next = snapshot::build(catalog_, slots_, credentials, policies_.in_force(), ++revision_);
   if (snapshot_) {
     departing_.compare(*snapshot_, *next, loop_.now());
   }

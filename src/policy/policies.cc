@@ -251,6 +251,11 @@ std::string RuleRef::text() const {
 
 std::string RuleRef::place() const { return file + ":" + std::to_string(line); }
 
+bool is_policy(const model::Resource& resource) {
+  return std::holds_alternative<model::AuthorizationPolicySpec>(resource.spec) ||
+         std::holds_alternative<model::PeerAuthenticationSpec>(resource.spec);
+}
+
 Policies compile(const model::Resources& resources, const std::vector<Subject>& subjects,
                  const Scope& scope) {
   Binder binder(resources, scope);

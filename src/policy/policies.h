@@ -86,6 +86,9 @@ struct Scope {
 
 using Policies = std::map<WorkloadId, std::shared_ptr<const WorkloadPolicies>>;
 
+/// Whether it has a say here: AuthorizationPolicy and PeerAuthentication.
+bool is_policy(const model::Resource& resource);
+
 /// Has an entry for every subject.
 Policies compile(const model::Resources& resources, const std::vector<Subject>& subjects,
                  const Scope& scope);

@@ -53,14 +53,33 @@ std::size_t Connection::buffered() const {
   return pipe_ ? pipe_->buffered() : stream_->queued() + stream_->unread();
 }
 
-void Connection::cut(const std::string& why) {
+bool Connection::admitted(Admission admission) {
+  admission_.emplace(std::move(admission));
+  return decide();
+}
+
+bool Connection::decide() {
+  const policy::Decision decision = admission_->decide();
+  if (!decision.allowed()) {
+    cut(telemetry::Flag::kDeny, admission_->explain(decision));
+  }
+  return decision.allowed();
+}
+
+void Connection::follow(const snapshot::Snapshot& next) {
+  if (admission_ && admission_->follow(next)) {
+    decide();
+  }
+}
+
+void Connection::cut(telemetry::Flag flag, const std::string& why) {
   if (!pipe_) {
     give_up();
-    turn_away(why);
+    turn_away(flag, why);
     return;
   }
   pipe_->abort();
-  record_->close(telemetry::Flag::kOverload, why);
+  record_->close(flag, why);
   all_.remove(*this);
 }
 
@@ -72,6 +91,17 @@ std::vector<std::pair<std::size_t, Connection*>> ConnectionSet::holders() const 
     }
   }
   return found;
+}
+
+void ConnectionSet::follow(const snapshot::Snapshot& next) {
+  std::vector<Connection*> present;  // one that is cut leaves all_
+  present.reserve(all_.size());
+  for (const auto& [connection, owned] : all_) {
+    present.push_back(connection);
+  }
+  for (Connection* connection : present) {
+    connection->follow(next);
+  }
 }
 
 void ConnectionSet::remove(Connection& connection) {

@@ -3,11 +3,13 @@
 /// Base of both directions, and the set a direction keeps its connections in. Thread: one loop.
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
+#include "proxy/admission.h"
 #include "proxy/context.h"
 #include "proxy/pipe.h"
 
@@ -20,9 +22,8 @@ inline constexpr std::size_t kWorthCutting = std::size_t{64} * 1024;
 
 class Connection : public Retirable, private PipeEvents, private StreamEvents {
  public:
-  /// Ends it at both ends, as an overload, open or not yet; the object dies with the current
-  /// callback.
-  void cut(const std::string& why);
+  /// Ends it at both ends, open or not yet; the object dies with the current callback.
+  void cut(telemetry::Flag flag, const std::string& why);
 
  protected:
   Connection(ProxyContext& context, ConnectionSet& all, std::unique_ptr<Stream> stream,
@@ -33,8 +34,10 @@ class Connection : public Retirable, private PipeEvents, private StreamEvents {
   /// It never opens: logs and counts it. What to tell the caller is the derived class's; the
   /// object dies with the current callback.
   void record_refusal(telemetry::Flag flag, const std::string& reason);
-  /// Refuses, as an overload, the caller whose way is not open yet.
-  virtual void turn_away(const std::string& why) = 0;
+  /// What decides whether it may be; told of by the same call if it may not.
+  bool admitted(Admission admission);
+  /// Refuses the caller whose way is not open yet.
+  virtual void turn_away(telemetry::Flag flag, const std::string& why) = 0;
   /// Nobody waits for the far side any more: no way there is to be tried from here on.
   virtual void give_up() { dial_.reset(); }
 
@@ -47,6 +50,9 @@ class Connection : public Retirable, private PipeEvents, private StreamEvents {
  private:
   friend class ConnectionSet;
 
+  /// Ends it if the policies of `next` do not let it be any more.
+  void follow(const snapshot::Snapshot& next);
+  bool decide();
   std::size_t buffered() const;
   void on_piped(bool from_caller, std::size_t bytes) override;
   void on_pipe_done(const std::string& error, bool silent) override;
@@ -59,6 +65,7 @@ class Connection : public Retirable, private PipeEvents, private StreamEvents {
   ConnectionSet& all_;
   std::unique_ptr<telemetry::ConnectionRecord> record_;
   std::unique_ptr<Pipe> pipe_;
+  std::optional<Admission> admission_;
 };
 
 class ConnectionSet {
@@ -67,6 +74,8 @@ class ConnectionSet {
   /// The connections that keep kWorthCutting octets or more in memory, with how many.
   std::vector<std::pair<std::size_t, Connection*>> holders() const;
   std::size_t size() const { return all_.size(); }
+  /// Cuts those that the policies of `next` do not allow.
+  void follow(const snapshot::Snapshot& next);
   template <class T>
   T& add(std::unique_ptr<T> connection) {
     T& added = *connection;

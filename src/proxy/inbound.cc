@@ -44,8 +44,9 @@ class Inbound::Delivered final : public Connection, private DialEvents {
     }
   }
 
-  /// `arrival` tells a foreign caller from our own.
-  void start(const InboundPlan& plan, const snapshot::Arrival& arrival, std::string host) {
+  /// `caller` is who a tunnel's certificate proves; `arrival` tells a foreign caller from our own.
+  void start(const InboundPlan& plan, const SpiffeId* caller, const snapshot::Arrival& arrival,
+             std::string host) {
     if (plan.callee) {
       labels_.destination = end_of(plan.callee->party);
       labels_.destination.principal = plan.callee->identity.uri();
@@ -57,6 +58,9 @@ class Inbound::Delivered final : public Connection, private DialEvents {
       return;
     }
     addresses_.destination = std::get<GoDirect>(plan.step).to;
+    if (plan.callee && !admitted({plan.callee, caller, addresses_.source, plan.destination})) {
+      return;
+    }
     DialOptions options;
     options.to = addresses_.destination;
     options.space = arrival.space;
@@ -92,8 +96,8 @@ class Inbound::Delivered final : public Connection, private DialEvents {
     refuse_with(dial_failed(context_, addresses_.destination, error), error.message, 503);
   }
 
-  void turn_away(const std::string& why) override {
-    refuse_with(telemetry::Flag::kOverload, why, 503);
+  void turn_away(telemetry::Flag flag, const std::string& why) override {
+    refuse_with(flag, why, flag == telemetry::Flag::kDeny ? 401 : 503);
   }
   void give_up() override {
     Connection::give_up();
@@ -104,6 +108,7 @@ class Inbound::Delivered final : public Connection, private DialEvents {
     if (hbone_ != nullptr) {
       const telemetry::Refusal cause = flag == telemetry::Flag::kOverload
                                            ? telemetry::Refusal::kLimit
+                                       : flag == telemetry::Flag::kDeny ? telemetry::Refusal::kPolicy
                                        : status == 400 ? telemetry::Refusal::kAuthority
                                                        : telemetry::Refusal::kUnavailable;
       context_.metrics.refused(cause).add();
@@ -152,7 +157,7 @@ void Inbound::accept_plaintext(std::unique_ptr<Stream> stream, std::uint16_t spa
       connections_.add(std::make_unique<Delivered>(*this, std::move(stream), nullptr, source));
   started.describe_caller(nullptr);
   // A local caller's address is ours; only TPROXY brings foreign ones.
-  started.start(plan, {space, original ? source.ip : local.ip}, {});
+  started.start(plan, nullptr, {space, original ? source.ip : local.ip}, {});
 }
 
 bool Inbound::turned_away(Stream& stream) {
@@ -262,14 +267,15 @@ void Inbound::on_connect(Tunnel& tunnel, std::unique_ptr<HboneStream> stream,
   HboneStream* hbone = stream.get();
   Delivered& started = connections_.add(
       std::make_unique<Delivered>(*this, std::move(stream), hbone, tunnel.peer_address()));
-  started.describe_caller(&tunnel.session().peer().identity);
+  const SpiffeId& caller = tunnel.session().peer().identity;
+  started.describe_caller(&caller);
   // A name becomes a metric label: only one that the callee is known by, or a peer could make up
   // thousands, and count as the caller of any.
   std::string host = forwarded_host(request.forwarded);
   if (!plan.callee || !plan.callee->hostnames.contains(host)) {
     host.clear();
   }
-  started.start(plan, arrival, std::move(host));
+  started.start(plan, &caller, arrival, std::move(host));
 }
 
 void Inbound::on_refused(Tunnel& tunnel, telemetry::Flag flag, const std::string& reason) {

@@ -57,6 +57,10 @@ class Outbound::Captured final : public Connection, private DialEvents, private 
     if (endpoint.via != snapshot::Endpoint::Via::kPlain) {
       labels_.destination.principal = endpoint.identity.uri();
     }
+    if (endpoint.local && !admitted({endpoint.local, &caller_->identity, addresses_.source,
+                                     endpoint.address})) {
+      return;
+    }
     if (endpoint.via != snapshot::Endpoint::Via::kTunnel) {
       dial(endpoint.address, endpoint.local ? endpoint.local->space : caller_->space);
       return;
@@ -119,8 +123,8 @@ class Outbound::Captured final : public Connection, private DialEvents, private 
     record_refusal(flag, reason);
     stream_->reset();
   }
-  void turn_away(const std::string& why) override {
-    refuse_with(telemetry::Flag::kOverload, why);
+  void turn_away(telemetry::Flag flag, const std::string& why) override {
+    refuse_with(flag, why);
   }
   void give_up() override {
     Connection::give_up();

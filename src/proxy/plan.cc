@@ -39,6 +39,25 @@ const snapshot::Route* route_of(const Snapshot& snapshot, const OutboundFacts& f
   return facts.original ? snapshot.route(*facts.original) : nullptr;
 }
 
+namespace {
+
+/// A workload of this host at an address that no route names: all of 127.0.0.0/8, say. What its
+/// policies say must hold there as well.
+std::optional<GoTo> neighbour(const Snapshot& snapshot, const OutboundFacts& facts) {
+  if (facts.space != 0) return {};
+  auto callee = snapshot.callee(*facts.original, 0);
+  if (!callee) return {};
+  Endpoint endpoint;
+  endpoint.address = *facts.original;
+  endpoint.identity = callee->identity;
+  endpoint.via = Endpoint::Via::kLocal;
+  endpoint.party = callee->party;
+  endpoint.local = std::move(callee);
+  return GoTo{std::move(endpoint), std::nullopt};
+}
+
+}  // namespace
+
 OutboundPlan plan_outbound(const Snapshot& snapshot, const OutboundFacts& facts,
                            std::uint64_t turn) {
   OutboundPlan plan{caller_of(snapshot, facts), Refuse{}};
@@ -53,7 +72,11 @@ OutboundPlan plan_outbound(const Snapshot& snapshot, const OutboundFacts& facts,
   }
   const snapshot::Route* route = snapshot.route(*facts.original);
   if (route == nullptr) {
-    plan.step = GoDirect{*facts.original};
+    if (auto local = neighbour(snapshot, facts)) {
+      plan.step = std::move(*local);
+    } else {
+      plan.step = GoDirect{*facts.original};
+    }
     return plan;
   }
   if (route->endpoints.empty()) {
@@ -79,17 +102,17 @@ InboundPlan plan_plaintext(const Snapshot& snapshot, std::uint16_t space,
   // TPROXY keeps the destination as the local address; NAT leaves our own port there.
   const SocketAddress destination = original.value_or(local);
   if (destination.port == kPlaintextPort) {
-    return {nullptr,
+    return {nullptr, destination,
             Refuse{Flag::kConnect, "the capture port was reached directly, not by a rule"}};
   }
-  return {snapshot.callee(destination, space), GoDirect{destination}};
+  return {snapshot.callee(destination, space), destination, GoDirect{destination}};
 }
 
 InboundPlan plan_tunnelled(const Snapshot& snapshot, const snapshot::Arrival& arrival,
                            const std::string& authority, const SpiffeId& presented) {
   const auto destination = parse_authority(authority);
   if (!destination) {
-    return {nullptr, Refuse{Flag::kConnect, destination.error().message}};
+    return {nullptr, {}, Refuse{Flag::kConnect, destination.error().message}};
   }
   // Loopback stands for the node in callee(), but no peer has a say about our loopback. Of another
   // namespace's addresses the one that the tunnel came to is known to be one.
@@ -98,13 +121,15 @@ InboundPlan plan_tunnelled(const Snapshot& snapshot, const snapshot::Arrival& ar
   auto callee = candidate ? snapshot.callee(*destination, arrival.space) : nullptr;
   if (!callee || callee->identity != presented) {
     if (!has_workload(snapshot, presented)) {
-      return {nullptr, Refuse{Flag::kConnect,
-                              presented.uri() + " is no workload of this host any more", true}};
+      return {nullptr, *destination,
+              Refuse{Flag::kConnect, presented.uri() + " is no workload of this host any more",
+                     true}};
     }
-    return {nullptr, Refuse{Flag::kConnect, fmt::format("{} is no declared endpoint of {}",
-                                                        destination->text(), presented.uri())}};
+    return {nullptr, *destination,
+            Refuse{Flag::kConnect, fmt::format("{} is no declared endpoint of {}",
+                                               destination->text(), presented.uri())}};
   }
-  return {std::move(callee), GoDirect{snapshot.dial_address(*destination)}};
+  return {std::move(callee), *destination, GoDirect{snapshot.dial_address(*destination)}};
 }
 
 }  // namespace meshnode::proxy

@@ -52,6 +52,7 @@ const snapshot::Route* route_of(const snapshot::Snapshot& snapshot, const Outbou
 
 struct InboundPlan {
   std::shared_ptr<const snapshot::LocalWorkload> callee;  ///< null: captured, but not declared now
+  SocketAddress destination{};  ///< as the caller knows the callee
   std::variant<GoDirect, Refuse> step;
 };
 

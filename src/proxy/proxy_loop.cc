@@ -56,6 +56,8 @@ void ProxyLoop::close(std::uint16_t space) {
 void ProxyLoop::swap(std::shared_ptr<const snapshot::Snapshot> snapshot) {
   context_.snapshot = std::move(snapshot);
   context_.limits = context_.snapshot->limits;
+  inbound_.connections().follow(*context_.snapshot);
+  outbound_.connections().follow(*context_.snapshot);
 }
 
 std::vector<std::pair<std::size_t, Connection*>> ProxyLoop::holders() {
@@ -83,7 +85,8 @@ void ProxyLoop::relieve(std::size_t octets) {
     }
     freed += holds;
     context_.metrics.hit(telemetry::Limit::kMemory).add();
-    connection->cut("cut: it kept the most in memory, which is used up; see proxy.maxMemory");
+    connection->cut(telemetry::Flag::kOverload,
+                    "cut: it kept the most in memory, which is used up; see proxy.maxMemory");
   }
 }
 

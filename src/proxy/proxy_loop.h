@@ -31,7 +31,8 @@ class ProxyLoop {
   Status open(std::uint16_t space, const ListenerSet& listeners);
   /// No new connections there; those that live go on.
   void close(std::uint16_t space);
-  /// For new connections; those that live keep what they were planned with.
+  /// For new connections; those that live keep what they were planned with, but for their callee's
+  /// policies: one that these do not allow any more is cut.
   void swap(std::shared_ptr<const snapshot::Snapshot> snapshot);
   /// No new connections, GOAWAY on every tunnel; idle() when the last connection has ended.
   void drain();

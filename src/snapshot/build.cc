@@ -65,8 +65,9 @@ class Builder {
   using Place = model::CatalogWorkload::Place;
 
  public:
-  Builder(const model::Catalog& catalog, const SlotTable& slots, const Credentials& credentials)
-      : catalog_(catalog), slots_(slots), credentials_(credentials) {
+  Builder(const model::Catalog& catalog, const SlotTable& slots, const Credentials& credentials,
+          const policy::Policies& policies)
+      : catalog_(catalog), slots_(slots), credentials_(credentials), policies_(policies) {
     parties_.reserve(catalog.members.size());
     for (const model::Member& member : catalog.members) parties_.push_back(party_of(member));
   }
@@ -108,6 +109,7 @@ class Builder {
       workload->identity = catalog_.members[i].identity;
       workload->slot = slots_.slot(from.id);
       workload->ports = from.ports;
+      workload->policies = policies_.at(from.id);
       workload->is_default = from.is_default;
       workload->own = from.own;
       workload->hostnames = std::move(hostnames[i]);
@@ -124,6 +126,7 @@ class Builder {
         workload->credential_problem = credential->second.problem;
       }
       snapshot.workloads.push_back(workload);
+      snapshot.by_id.emplace(from.id, workload);
       local_.push_back(workload);
       if (workload->slot != 0) snapshot.by_slot.emplace(workload->slot, workload);
       if (from.place == Place::kNamespace) continue;
@@ -220,6 +223,7 @@ class Builder {
   const model::Catalog& catalog_;
   const SlotTable& slots_;
   const Credentials& credentials_;
+  const policy::Policies& policies_;
   std::vector<Party> parties_;
   std::vector<std::shared_ptr<const LocalWorkload>> local_;
 };
@@ -227,8 +231,23 @@ class Builder {
 }  // namespace
 
 std::shared_ptr<Snapshot> build(const model::Catalog& catalog, const SlotTable& slots,
-                                const Credentials& credentials, std::uint64_t revision) {
-  return Builder(catalog, slots, credentials).run(revision);
+                                const Credentials& credentials, const policy::Policies& policies,
+                                std::uint64_t revision) {
+  return Builder(catalog, slots, credentials, policies).run(revision);
+}
+
+std::vector<policy::Subject> policy_subjects(const model::Catalog& catalog) {
+  std::vector<policy::Subject> subjects;
+  subjects.reserve(catalog.workloads.size());
+  for (std::size_t i = 0; i < catalog.workloads.size(); ++i) {
+    subjects.push_back({catalog.workloads[i].id, catalog.members[i].labels});
+  }
+  return subjects;
+}
+
+policy::Scope policy_scope(const model::Catalog& catalog) {
+  return {catalog.node.root_namespace, catalog.node.trust_domain,
+          catalog.node.trust_domain_aliases};
 }
 
 }  // namespace meshnode::snapshot

@@ -17,6 +17,7 @@
 #include <variant>
 #include <vector>
 #include "model/resources.h"
+#include "policy/policies.h"
 #include "tls/credential.h"
 
 namespace meshnode::snapshot {
@@ -46,6 +47,8 @@ struct LocalWorkload {
   std::shared_ptr<const tls::Credential> credential;
   std::string credential_problem;
   std::vector<std::uint16_t> ports;  ///< declared, sorted
+  /// Who may call it; never null in a snapshot that was built.
+  std::shared_ptr<const policy::WorkloadPolicies> policies;
   bool is_default = false;           ///< answers a tunnel without SNI
   /// DialOptions::space of its network namespace: its slot, or 0 when it lives in the agent's.
   std::uint16_t space = 0;
@@ -106,6 +109,7 @@ class Snapshot {
   bool preserve_source_address = true;
   model::ProxyLimits limits;
   std::vector<std::shared_ptr<const LocalWorkload>> workloads;
+  std::unordered_map<WorkloadId, std::shared_ptr<const LocalWorkload>> by_id;
   /// Virtual addresses of services and declared ports of mesh addresses. Anything not here goes
   /// direct.
   std::unordered_map<SocketAddress, Route> routes;

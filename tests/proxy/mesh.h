@@ -144,6 +144,7 @@ inline std::shared_ptr<snapshot::LocalWorkload> workload(
   made->party.identity = identity;
   made->identity = identity;
   made->slot = slot;
+  made->policies = policy::compile({}, {{made->id, {}}}, {}).at(made->id);
   made->ports = std::move(ports);
   made->credential = std::move(credential);
   if (!made->credential) {
@@ -157,6 +158,7 @@ inline void enrol(snapshot::Snapshot& snapshot,
                   const std::shared_ptr<const snapshot::LocalWorkload>& one,
                   const std::vector<IpAddress>& addresses) {
   snapshot.workloads.push_back(one);
+  snapshot.by_id.emplace(one->id, one);
   snapshot.by_slot.emplace(one->slot, one);
   snapshot.by_server_name.emplace(one->identity.server_name(), one);
   for (const IpAddress& address : addresses) {

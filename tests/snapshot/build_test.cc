@@ -70,11 +70,15 @@ SlotTable slots_of(const model::Catalog& catalog) {
   return slots;
 }
 
+policy::Policies no_policies(const model::Catalog& catalog) {
+  return policy::compile({}, policy_subjects(catalog), policy_scope(catalog));
+}
+
 std::shared_ptr<const Snapshot> snapshot_of(const std::string& text,
                                             const Credentials& credentials = {}) {
   const model::Catalog catalog =
       catalog_of(text, {*IpAddress::parse("10.77.0.1"), *IpAddress::parse("fd00::1")});
-  return build(catalog, slots_of(catalog), credentials, 7);
+  return build(catalog, slots_of(catalog), credentials, no_policies(catalog), 7);
 }
 
 SocketAddress at(const char* text) { return *SocketAddress::parse(text); }
@@ -83,7 +87,7 @@ SocketAddress at(const char* text) { return *SocketAddress::parse(text); }
 
 TEST_CASE("who has left is a caller still, where it was, and nothing else") {
   const model::Catalog catalog = catalog_of(kNode + kWeb, {*IpAddress::parse("10.77.0.1")});
-  const auto snapshot = build(catalog, slots_of(catalog), {}, 7);
+  const auto snapshot = build(catalog, slots_of(catalog), {}, no_policies(catalog), 7);
   const std::uint16_t space = GENERATE(as<std::uint16_t>{}, 0, 77);
   auto left = std::make_shared<LocalWorkload>();
   left->space = space;
@@ -309,7 +313,7 @@ TEST_CASE("10,000 endpoints are joined and built well within a second") {
   // Processor time, so that a busy machine does not fail the test.
   const auto start = std::clock();
   const model::Catalog catalog = make_catalog(set.accepted(), {"host", {}});
-  const std::shared_ptr<const Snapshot> snapshot = build(catalog, slots_of(catalog), {}, 1);
+  const std::shared_ptr<const Snapshot> snapshot = build(catalog, slots_of(catalog), {}, no_policies(catalog), 1);
   const double seconds = static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
   std::size_t endpoints = 0;
   for (const auto& entry : snapshot->routes) endpoints += entry.second.endpoints.size();

@@ -24,7 +24,8 @@ std::shared_ptr<const Snapshot> snapshot_of(const std::string& text,
   std::vector<WorkloadId> ids;
   for (const auto& workload : catalog.workloads) ids.push_back(workload.id);
   if (!slots.assign(ids)) return nullptr;
-  return build(catalog, slots, {}, 1);
+  return build(catalog, slots, {},
+               policy::compile({}, policy_subjects(catalog), policy_scope(catalog)), 1);
 }
 
 std::string node(const std::string& address) {
