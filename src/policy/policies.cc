@@ -199,8 +199,8 @@ class Binder {
 
   template <class Item>
   static void add(ByNamespace<Item>& to, const model::Resource* resource) {
-    const auto* spec = std::get_if<std::remove_const_t<std::remove_pointer_t<decltype(Item::spec)>>>(
-        &resource->spec);
+    using Spec = std::remove_const_t<std::remove_pointer_t<decltype(Item::spec)>>;
+    const auto* spec = std::get_if<Spec>(&resource->spec);
     if (spec == nullptr) return;
     Scoped<Item>& scoped = to[resource->metadata.ns];
     (spec->selector.empty() ? scoped.whole : scoped.selected).push_back({resource, spec});

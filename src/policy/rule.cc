@@ -28,8 +28,9 @@ const Claim* claim(const Claim& claims, const std::vector<std::string>& names) {
 
 /// A list matches when one of its texts does.
 bool any_text(const TextSet& set, const Claim* claim) {
-  return claim != nullptr && std::any_of(claim->texts.begin(), claim->texts.end(),
-                                         [&](const std::string& text) { return set.matches(text); });
+  if (claim == nullptr) return false;
+  return std::any_of(claim->texts.begin(), claim->texts.end(),
+                     [&](const std::string& text) { return set.matches(text); });
 }
 
 template <class Each>

@@ -21,7 +21,7 @@ namespace meshnode::policy {
 struct Facts {
   explicit Facts(const Attributes& attributes);
   const Attributes& of;
-  std::string_view uri;      ///< spiffe://td/ns/NS/sa/SA; this and the next three empty: no identity
+  std::string_view uri;      ///< spiffe://td/ns/NS/sa/SA; empty, as the next three: no identity
   std::string_view account;  ///< /ns/NS/sa/SA
   std::string_view ns;
   std::string_view trust_domain;

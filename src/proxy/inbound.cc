@@ -12,6 +12,16 @@
 
 namespace meshnode::proxy {
 
+namespace {
+
+telemetry::Refusal cause_of(telemetry::Flag flag, int status) {
+  if (flag == telemetry::Flag::kOverload) return telemetry::Refusal::kLimit;
+  if (flag == telemetry::Flag::kDeny) return telemetry::Refusal::kPolicy;
+  return status == 400 ? telemetry::Refusal::kAuthority : telemetry::Refusal::kUnavailable;
+}
+
+}  // namespace
+
 /// One connection to a program of this node, from decision to end.
 class Inbound::Delivered final : public Connection, private DialEvents {
  public:
@@ -106,12 +116,7 @@ class Inbound::Delivered final : public Connection, private DialEvents {
   void refuse_with(telemetry::Flag flag, const std::string& reason, int status) {
     record_refusal(flag, reason);
     if (hbone_ != nullptr) {
-      const telemetry::Refusal cause = flag == telemetry::Flag::kOverload
-                                           ? telemetry::Refusal::kLimit
-                                       : flag == telemetry::Flag::kDeny ? telemetry::Refusal::kPolicy
-                                       : status == 400 ? telemetry::Refusal::kAuthority
-                                                       : telemetry::Refusal::kUnavailable;
-      context_.metrics.refused(cause).add();
+      context_.metrics.refused(cause_of(flag, status)).add();
       hbone_->respond(status);
     } else {
       stream_->reset();

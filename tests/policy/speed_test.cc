@@ -52,7 +52,9 @@ model::AuthorizationRule some_rule(std::mt19937& random, std::size_t number) {
       source.principals.any = {fmt::format("*/sa/robot-{}", number)};
       source.namespaces.none = {"prod"};
   }
-  if (random() % 2 == 0) rule.to.emplace_back().ports.any = {"9080", std::to_string(number % 900 + 1)};
+  if (random() % 2 == 0) {
+    rule.to.emplace_back().ports.any = {"9080", std::to_string(number % 900 + 1)};
+  }
   if (random() % 4 == 0) {
     rule.when.push_back({"source.ip", {{"10.0.0.0/8", "fd00::/8"}, {"10.255.0.0/16"}}});
   }
@@ -66,7 +68,9 @@ model::Resources some_policies(std::mt19937& random, std::size_t count, const st
     model::AuthorizationPolicySpec spec;
     spec.selector = {{"app", app}};
     spec.action = i % 2 == 0 ? Action::kDeny : Action::kAllow;
-    for (std::size_t k = 0; k < kRules; ++k) spec.rules.push_back(some_rule(random, i * kRules + k));
+    for (std::size_t k = 0; k < kRules; ++k) {
+      spec.rules.push_back(some_rule(random, i * kRules + k));
+    }
     const auto made = one({"shop", fmt::format("{}-{}", app, i), {}}, std::move(spec));
     out.insert(out.end(), made.begin(), made.end());
   }

@@ -313,7 +313,8 @@ TEST_CASE("10,000 endpoints are joined and built well within a second") {
   // Processor time, so that a busy machine does not fail the test.
   const auto start = std::clock();
   const model::Catalog catalog = make_catalog(set.accepted(), {"host", {}});
-  const std::shared_ptr<const Snapshot> snapshot = build(catalog, slots_of(catalog), {}, no_policies(catalog), 1);
+  const std::shared_ptr<const Snapshot> snapshot =
+      build(catalog, slots_of(catalog), {}, no_policies(catalog), 1);
   const double seconds = static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
   std::size_t endpoints = 0;
   for (const auto& entry : snapshot->routes) endpoints += entry.second.endpoints.size();
