@@ -77,6 +77,7 @@ class ProxyThreads::Thread {
                               services.metrics,
                               services.load,
                               services.goodbyes,
+                              services.observed,
                               slot_of,
                               snapshot,
                               {}});

@@ -25,6 +25,7 @@ struct ProxyServices {
   supervisor::Heartbeats& heartbeats;
   proxy::Load& load;
   proxy::Goodbyes& goodbyes;
+  telemetry::Observed& observed;
   /// Of the supervisor's socket service: io/space_sockets.h.
   std::string sockets_path{};
 };

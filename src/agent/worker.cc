@@ -130,6 +130,7 @@ class Worker {
   io::FileStorage storage_;
   proxy::Load load_;
   proxy::Goodbyes goodbyes_;
+  telemetry::Observed observed_{[] { return WallTime(std::chrono::system_clock::now()); }};
   Instant started_;
   Reports reports_;
   telemetry::Hub hub_;
@@ -248,6 +249,7 @@ void Worker::on_listeners(std::map<std::string, int> by_name, supervisor::Worker
                                                            : io::available_cpus();
   const ProxyServices services{hub_,         hub_.agent(), reports_, budget_,
                                *heartbeats_, load_,        goodbyes_,
+                               observed_,
                                options_.run_dir + "/sockets.sock"};
   proxies_ = std::make_unique<ProxyThreads>(std::clamp(wanted, 1U, kMaxThreads), services,
                                             listener_set(by_name), snapshot_);

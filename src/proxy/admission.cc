@@ -31,6 +31,10 @@ bool Admission::follow(const snapshot::Snapshot& next) {
   return true;
 }
 
+telemetry::Call Admission::call() const {
+  return {callee_->id, peer_ ? peer_->uri : std::string(), source_.ip, destination_};
+}
+
 std::string Admission::explain(const policy::Decision& decision) const {
   return policy::explain(decision, callee_->policies->mode(destination_.port));
 }

@@ -8,7 +8,7 @@
 
 #include "policy/policies.h"
 #include "snapshot/snapshot.h"
-#include "telemetry/connection.h"
+#include "telemetry/observed.h"
 
 namespace meshnode::proxy {
 
@@ -26,6 +26,7 @@ class Admission {
 
   const snapshot::LocalWorkload& callee() const { return *callee_; }
   std::string explain(const policy::Decision& decision) const;
+  telemetry::Call call() const;
 
  private:
   std::shared_ptr<const snapshot::LocalWorkload> callee_;

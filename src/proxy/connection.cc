@@ -55,12 +55,17 @@ std::size_t Connection::buffered() const {
 
 bool Connection::admitted(Admission admission) {
   admission_.emplace(std::move(admission));
-  return decide();
+  if (!decide()) {
+    return false;
+  }
+  observed_ = context_.observed.admitted(admission_->call());
+  return true;
 }
 
 bool Connection::decide() {
   const policy::Decision decision = admission_->decide();
   if (!decision.allowed()) {
+    context_.observed.denied(admission_->call());
     cut(telemetry::Flag::kDeny, admission_->explain(decision));
   }
   return decision.allowed();

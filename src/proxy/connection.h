@@ -34,7 +34,7 @@ class Connection : public Retirable, private PipeEvents, private StreamEvents {
   /// It never opens: logs and counts it. What to tell the caller is the derived class's; the
   /// object dies with the current callback.
   void record_refusal(telemetry::Flag flag, const std::string& reason);
-  /// What decides whether it may be; told of by the same call if it may not.
+  /// Whether the callee's policies let it be; it has been refused if they do not.
   bool admitted(Admission admission);
   /// Refuses the caller whose way is not open yet.
   virtual void turn_away(telemetry::Flag flag, const std::string& why) = 0;
@@ -66,6 +66,7 @@ class Connection : public Retirable, private PipeEvents, private StreamEvents {
   std::unique_ptr<telemetry::ConnectionRecord> record_;
   std::unique_ptr<Pipe> pipe_;
   std::optional<Admission> admission_;
+  std::unique_ptr<telemetry::Observed::Open> observed_;  // once it is admitted
 };
 
 class ConnectionSet {

@@ -18,6 +18,7 @@
 #include "snapshot/snapshot.h"
 #include "telemetry/agent_metrics.h"
 #include "telemetry/connection.h"
+#include "telemetry/observed.h"
 
 namespace meshnode::proxy {
 
@@ -66,6 +67,7 @@ struct ProxyContext {
   telemetry::AgentMetrics& metrics;
   Load& load;
   Goodbyes& goodbyes;
+  telemetry::Observed& observed;
   /// Which workload's capture address this is (capture/spec.h).
   std::function<std::optional<std::uint16_t>(const IpAddress&)> slot_of;
   /// Swapped by the control loop through post(); connections keep what they were planned with.

@@ -122,6 +122,7 @@ struct Recorders {
   telemetry::AgentMetrics metrics;
   Load load;
   Goodbyes goodbyes;
+  telemetry::Observed observed{[] { return WallTime(); }};
   SeededRandom random{1};
 
   std::uint64_t hits(telemetry::Limit limit) { return metrics.hit(limit).value(); }
@@ -129,7 +130,7 @@ struct Recorders {
   ProxyContext context(FakeLoop& loop, FakeNetwork& network,
                        std::shared_ptr<const snapshot::Snapshot> snapshot) {
     return {loop,    loop,    network, random,  telemetry,
-            reports, metrics, load,    goodbyes, slot_of, std::move(snapshot),
+            reports, metrics, load,    goodbyes, observed, slot_of, std::move(snapshot),
             {}};
   }
 };
